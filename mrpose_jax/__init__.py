@@ -1,0 +1,1 @@
+"""Top-down human pose estimation in JAX: multi-resolution representation learning."""
