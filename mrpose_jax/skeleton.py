@@ -31,18 +31,18 @@ class Skeleton:
   def num_keypoints(self) -> int:
     return len(self.keypoints)
 
-  @property
-  def flip_order(self) -> np.ndarray:
-    """[K] index: keypoint k of the mirrored image is keypoint flip_order[k] of the image."""
-    order = np.arange(self.num_keypoints)
-    for left, right in self.flip_pairs:
-      order[left], order[right] = right, left
-    return order
-
   def side(self, keypoint: int) -> str:
     """'left', 'right' or 'middle', from the keypoint's name."""
     found = re.match(r'(left|right|l|r)[ _-]', self.keypoints[keypoint].lower())
     return {'l': 'left', 'r': 'right'}[found[1][0]] if found else 'middle'
+
+
+def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
+  """[K] index: keypoint k of the mirrored image is keypoint flip_order[k] of the image."""
+  order = np.arange(num_keypoints)
+  for left, right in flip_pairs:
+    order[left], order[right] = right, left
+  return order
 
 
 def mirror_pairs(names) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,238 @@
+"""Convolutions, their transposes and batch normalisation, as the networks use them.
+
+A convolution and a transposed convolution are one linear map and its transpose; both take the kernel
+of the convolution, [kh, kw, input, output]. The functions carry their own gradient rule for one
+reason: XLA's CPU backend has no fast kernel for weight gradients (a convolution whose window is the
+whole image) nor for dilated inputs, so on CPU the first is computed as matrix products, tap by tap,
+and the second as one small dense convolution per output phase. GPU and TPU keep XLA's own forms.
+Which one runs is decided when the program is lowered for a platform.
+"""
+
+import functools
+
+import jax
+from flax import linen as nn
+from jax import lax
+from jax import numpy as jnp
+
+DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+# He et al. 2015 over the fan-out, as torchvision starts its ResNets.
+encoder_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# SimpleBaseline's start for every layer after the encoder.
+decoder_init = nn.initializers.normal(0.001)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+  """Cross-correlation: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]; same padding all around."""
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+  )
+
+
+def _convolve_fwd(x, kernel, stride, padding):
+  return convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_bwd(stride, padding, saved, dy):
+  x, kernel = saved
+  return (
+    _transpose(dy, kernel, stride, padding, x.shape[1:3]),
+    _kernel_gradient(x, dy, kernel.shape, stride, padding),
+  )
+
+
+convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_transposed(y: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+  """The transpose of `convolve`: [N, H, W, D] and [kh, kw, C, D] -> [N, stride H, stride W, C]."""
+  return _transpose(y, kernel, stride, padding, (stride * y.shape[1], stride * y.shape[2]))
+
+
+def _convolve_transposed_fwd(y, kernel, stride, padding):
+  return convolve_transposed(y, kernel, stride, padding), (y, kernel)
+
+
+def _convolve_transposed_bwd(stride, padding, saved, dx):
+  y, kernel = saved
+  return (
+    convolve(dx, kernel, stride, padding),
+    _kernel_gradient(dx, y, kernel.shape, stride, padding),
+  )
+
+
+convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
+
+
+def _transpose(y, kernel, stride, padding, out_size):
+  """[N, P, Q, D] -> [N, *out_size, C]: x[s p + i - padding] += kernel[i] y[p]."""
+  dilated = functools.partial(
+    _transpose_dilated, stride=stride, padding=padding, out_size=out_size
+  )
+  if stride == 1 or any(n % stride for n in out_size):
+    return dilated(y, kernel)
+  by_phases = functools.partial(_transpose_by_phases, stride=stride, padding=padding)
+  return lax.platform_dependent(y, kernel, cpu=by_phases, default=dilated)
+
+
+def _transpose_dilated(y, kernel, stride, padding, out_size):
+  pads = []
+  for length, taps, out in zip(y.shape[1:3], kernel.shape[:2], out_size):
+    low = taps - 1 - padding
+    pads.append((low, out + taps - 1 - low - (stride * (length - 1) + 1)))
+  return lax.conv_general_dilated(
+    y,
+    jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+    (1, 1),
+    pads,
+    lhs_dilation=(stride, stride),
+    dimension_numbers=DIMENSIONS,
+  )
+
+
+def _transpose_by_phases(y, kernel, stride, padding):
+  """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
+  n, height, width, _ = y.shape
+  kernel = kernel.swapaxes(2, 3)  # [kh, kw, D, C]
+  rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
+  phases = [
+    lax.conv_general_dilated(
+      y, kernel[i][:, j], (1, 1), [row_pads, column_pads], dimension_numbers=DIMENSIONS
+    )
+    for i, row_pads in rows
+    for j, column_pads in columns
+  ]
+  x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
+  x = x.swapaxes(2, 3)  # [N, H, a, W, b, C]
+  return x.reshape(n, stride * height, stride * width, -1)
+
+
+def _phases(taps, stride, padding):
+  """For each phase: the slice of its taps, last first, and the padding that aligns them."""
+  phases = []
+  for a in range(stride):
+    first = (a + padding) % stride
+    used = range(first, taps, stride)
+    shifts = [(a + padding - i) // stride for i in used]  # x[stride m + a] sees y[m + shift]
+    backwards = slice(used[-1], first - stride if first >= stride else None, -stride)
+    phases.append((backwards, (-min(shifts), max(shifts))))
+  return phases
+
+
+def _kernel_gradient(x, dy, shape, stride, padding):
+  """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
+  form = functools.partial(_kernel_gradient_default, shape=shape, stride=stride, padding=padding)
+  taps = functools.partial(_kernel_gradient_by_taps, shape=shape, stride=stride, padding=padding)
+  return lax.platform_dependent(x, dy, cpu=taps, default=form)
+
+
+def _kernel_gradient_default(x, dy, shape, stride, padding):
+  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+  transpose = jax.linear_transpose(
+    lambda k: lax.conv_general_dilated(
+      x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+    ),
+    kernel,
+  )
+  return transpose(dy)[0]
+
+
+def _kernel_gradient_by_taps(x, dy, shape, stride, padding):
+  height, width = dy.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  seen = [
+    x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+    for i in range(shape[0])
+    for j in range(shape[1])
+  ]
+  if shape[2] < 16:  # the stem: a matrix of 49 x 3 rows, rather than 49 of three
+    seen = [jnp.concatenate(seen, -1)]
+  products = [
+    lax.dot_general(tap, dy, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=x.dtype)
+    for tap in seen
+  ]
+  return jnp.concatenate(products, 0).reshape(shape)
+
+
+class Conv(nn.Module):
+  """Convolution with torch's symmetric padding (size - 1) / 2; 1x1 ones are matrix products."""
+
+  features: int
+  size: int = 1
+  stride: int = 1
+  use_bias: bool = False
+  kernel_init: nn.initializers.Initializer = encoder_init
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if self.size == 1:
+      x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+    else:
+      x = convolve(x, kernel, self.stride, (self.size - 1) // 2)
+    if self.use_bias:
+      x += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+    return x
+
+
+class Deconv(nn.Module):
+  """4x4 transposed convolution, stride 2, padding 1, no bias: doubles height and width."""
+
+  features: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (4, 4, self.features, x.shape[-1])
+    kernel = self.param('kernel', decoder_init, shape, jnp.float32)
+    return convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over N, H, W as PyTorch defines it, statistics in float32.
+
+  Differs from flax.linen.BatchNorm in one thing: the running variance takes the unbiased estimate
+  n / (n - 1), as the released checkpoints do. Momentum 0.9 and epsilon 1e-5 are the paper's.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    features = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, features, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, features, jnp.float32)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, features, jnp.float32)
+    if train:
+      x32 = x.astype(jnp.float32)
+      mean = x32.mean((0, 1, 2))
+      var = jnp.maximum(jnp.square(x32).mean((0, 1, 2)) - jnp.square(mean), 0.0)
+      if not self.is_initializing():
+        n = x.size // x.shape[-1]
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_var.value = keep * running_var.value + (1 - keep) * var * (n / max(n - 1, 1))
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = scale * lax.rsqrt(var + self.epsilon)
+    return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)
+
+
+class Up(nn.Module):
+  """Deconv, batch norm, ReLU: [N, H, W, C] -> [N, 2H, 2W, features]."""
+
+  features: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    x = Deconv(self.features, dtype=self.dtype, name='conv')(x)
+    return nn.relu(BatchNorm(name='norm')(x, train))

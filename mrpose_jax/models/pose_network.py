@@ -1,0 +1,81 @@
+"""The whole network: images in, heatmaps out."""
+
+import difflib
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from mrpose_jax import errors
+from mrpose_jax.models import decoders
+from mrpose_jax.models import resnet
+
+
+class PoseNetwork(nn.Module):
+  """ResNet encoder and one of the five decoders; build it with `create_model`."""
+
+  network: str
+  depth: int
+  num_keypoints: int
+  width: int = 64
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Heatmaps of normalised images.
+
+    Args:
+      images: [N, H, W, 3] normalised RGB; H and W multiples of 32.
+      train: normalise by the batch's statistics and update the running ones (collection
+        'batch_stats', which must then be mutable).
+
+    Returns:
+      [N, H/4, W/4, K] float32.
+
+    Raises:
+      ValueError: the image size is no multiple of 32.
+    """
+    height, width = images.shape[1:3]
+    if height % 32 or width % 32:
+      raise ValueError(f'image size {height}x{width}: both must be multiples of 32')
+    encoded = resnet.ResNet(self.depth, self.width, self.dtype, name='encoder')(images, train)
+    decoder, variant = decoders.DECODERS[self.network]
+    heatmaps = decoder(
+      num_keypoints=self.num_keypoints,
+      features=resnet.stage_features(self.depth, self.width),
+      deconv_features=4 * self.width,
+      dtype=self.dtype,
+      name='decoder',
+      **variant,
+    )(encoded, train)
+    return heatmaps.astype(jnp.float32)
+
+
+def create_model(
+  name: str, depth: int = 50, num_keypoints: int = 17, dtype: str = 'float32', width: int = 64
+) -> PoseNetwork:
+  """One of the paper's networks as a Flax module.
+
+  Args:
+    name: 'simple_baseline', 'mrheatnet1', 'mrheatnet2', 'mrfeanet1' or 'mrfeanet2'.
+    depth: of the ResNet: 18, 34, 50, 101 or 152.
+    num_keypoints: K, heatmaps to predict.
+    dtype: of the computation, 'float32' or 'bfloat16'; parameters, statistics and heatmaps stay
+      float32.
+    width: channels of the stem, 64 in the paper; less for small runs.
+
+  Raises:
+    ConfigError: a value that is none of these; a misspelt name is told the nearest.
+  """
+  if name not in decoders.DECODERS:
+    near = difflib.get_close_matches(str(name), decoders.DECODERS, n=1, cutoff=0.0)[0]
+    raise errors.ConfigError(
+      f'unknown network {name!r}: did you mean {near!r}? (there are {", ".join(decoders.DECODERS)})'
+    )
+  if depth not in resnet.STAGES:
+    raise errors.ConfigError(f'unknown depth {depth!r}: a ResNet has {list(resnet.STAGES)}')
+  if dtype not in ('float32', 'bfloat16'):
+    raise errors.ConfigError(f"unknown dtype {dtype!r}: use 'float32' or 'bfloat16'")
+  if num_keypoints < 1 or width < 1:
+    raise errors.ConfigError(f'num_keypoints={num_keypoints}, width={width}: both must be positive')
+  return PoseNetwork(name, depth, num_keypoints, width, jnp.dtype(dtype))

@@ -1,0 +1,89 @@
+"""ResNet encoder (He et al. 2016) in its v1.5 form: a bottleneck's stride is on its 3x3 convolution."""
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from mrpose_jax.models import layers
+
+# Blocks in each of the four stages, and whether they are bottlenecks.
+STAGES = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+  152: ((3, 8, 36, 3), True),
+}
+
+
+def stage_features(depth: int, width: int) -> int:
+  """C, the channels of c2: 4 x width for bottlenecks, width for basic blocks."""
+  return width * (4 if STAGES[depth][1] else 1)
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions and a shortcut (depths 18 and 34)."""
+
+  features: int
+  stride: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    conv1 = layers.Conv(self.features, 3, self.stride, dtype=self.dtype, name='conv1')
+    conv2 = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')
+    y = nn.relu(layers.BatchNorm(name='norm1')(conv1(x), train))
+    y = layers.BatchNorm(name='norm2')(conv2(y), train)
+    return nn.relu(y + _shortcut(x, self.features, self.stride, self.dtype, train))
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3, 1x1 with a quarter of the channels inside (depths 50, 101, 152)."""
+
+  features: int
+  stride: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    inner = self.features // 4
+    conv1 = layers.Conv(inner, dtype=self.dtype, name='conv1')
+    conv2 = layers.Conv(inner, 3, self.stride, dtype=self.dtype, name='conv2')
+    conv3 = layers.Conv(self.features, dtype=self.dtype, name='conv3')
+    y = nn.relu(layers.BatchNorm(name='norm1')(conv1(x), train))
+    y = nn.relu(layers.BatchNorm(name='norm2')(conv2(y), train))
+    y = layers.BatchNorm(name='norm3')(conv3(y), train)
+    return nn.relu(y + _shortcut(x, self.features, self.stride, self.dtype, train))
+
+
+def _shortcut(x, features, stride, dtype, train):
+  """The input itself where shapes allow, else a 1x1 projection; modules join the calling block."""
+  if x.shape[-1] == features and stride == 1:
+    return x
+  x = layers.Conv(features, stride=stride, dtype=dtype, name='shortcut_conv')(x)
+  return layers.BatchNorm(name='shortcut_norm')(x, train)
+
+
+class ResNet(nn.Module):
+  """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32."""
+
+  depth: int
+  width: int = 64
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    blocks, bottleneck = STAGES[self.depth]
+    block = Bottleneck if bottleneck else BasicBlock
+    x = layers.Conv(self.width, 7, 2, dtype=self.dtype, name='stem_conv')(x)
+    x = nn.relu(layers.BatchNorm(name='stem_norm')(x, train))
+    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    outputs = []
+    for stage, count in enumerate(blocks):
+      features = stage_features(self.depth, self.width) * 2**stage
+      for i in range(count):
+        stride = 2 if stage > 0 and i == 0 else 1
+        name = f'stage{stage + 1}_block{i + 1}'
+        x = block(features, stride, self.dtype, name=name)(x, train)
+      outputs.append(x)
+    return tuple(outputs)
