@@ -43,7 +43,7 @@ def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
     size: [.., 2] of the region; only the width is used.
     crop_size: (height, width) in pixels.
     rotation: [..] degrees; the picture turns anticlockwise on the screen for positive angles.
-    flip: [..] whether the crop is mirrored left to right afterwards.
+    flip: [..] whether the crop is mirrored left to right, about the region's centre.
 
   Returns:
     [.., 2, 3].
@@ -58,7 +58,7 @@ def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
   middle = xp.asarray([0.5 * width, 0.5 * height], center.dtype)
   shift = middle - (linear @ center[..., None])[..., 0]
   matrix = xp.concatenate([linear, shift[..., None]], -1)
-  mirror = xp.asarray([[-1, 0, width - 1], [0, 1, 0]], center.dtype)
+  mirror = xp.asarray([[-1, 0, width], [0, 1, 0]], center.dtype)
   return xp.where(xp.asarray(flip)[..., None, None], compose(mirror, matrix), matrix)
 
 

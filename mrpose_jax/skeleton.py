@@ -57,6 +57,17 @@ def mirror_pairs(names) -> tuple[tuple[int, int], ...]:
   return tuple(sorted(pairs))
 
 
+def from_dict(fields: dict) -> Skeleton:
+  """The inverse of dataclasses.asdict, also after a way through JSON."""
+  return Skeleton(
+    name=fields['name'],
+    keypoints=tuple(fields['keypoints']),
+    flip_pairs=tuple(tuple(pair) for pair in fields['flip_pairs']),
+    limbs=tuple(tuple(limb) for limb in fields['limbs']),
+    sigmas=tuple(fields['sigmas']),
+  )
+
+
 def from_category(category: dict, where: str) -> Skeleton:
   """Reads a COCO category: its `keypoints` names and its 1-based `skeleton` pairs.
 

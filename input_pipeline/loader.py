@@ -1,0 +1,305 @@
+"""Prepared records -> batches on the devices.
+
+The host reads, decodes and batches; nothing else. Which people make up a step is a function of
+(seed, step) alone, so a run that goes on at step n reads what an unbroken run would have read, with
+any number of workers.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+from typing import NamedTuple
+
+import grain.python as grain
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import flags
+
+from input_pipeline import boxes
+from input_pipeline import images
+from mrpose_jax import errors
+from mrpose_jax import skeleton as skeletons
+
+
+class PersonBatch(NamedTuple):
+  """N people as the device gets them; all coordinates in pixels of the person's image.
+
+  Attributes:
+    patches: uint8 [N, P, P, 3], parts of images, zero beyond their size.
+    origin: [N, 2] xy of a patch's first pixel in the image.
+    zoom: [N, 2] patch pixels per image pixel.
+    center: [N, 2] xy of the region to crop.
+    size: [N, 2] width, height of the region.
+    keypoints: [N, K, 2] xy.
+    visible: [N, K], above 0 where labelled.
+  """
+
+  patches: Any
+  origin: Any
+  zoom: Any
+  center: Any
+  size: Any
+  keypoints: Any
+  visible: Any
+
+
+class Rows(NamedTuple):
+  """What the host keeps of an evaluation batch, one row a person.
+
+  Attributes:
+    image_ids: [M] int64.
+    person_ids: [M] int64; -1 for a detection.
+    box_scores: [M] float32; 1 for an annotated box.
+    center, size: [M, 2] float32 of the regions, in image pixels.
+  """
+
+  image_ids: np.ndarray
+  person_ids: np.ndarray
+  box_scores: np.ndarray
+  center: np.ndarray
+  size: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared data set: where it is, and what its metadata say."""
+
+  folder: pathlib.Path
+  skeleton: skeletons.Skeleton
+  crops: dict[str, float]
+  annotation_files: dict[str, str]
+
+  def source(self, split: str):
+    """Random access to the records of 'train' or 'validation'."""
+    builder = tfds.builder_from_directory(self.folder)
+    if split not in builder.info.splits:
+      raise errors.DataError(
+        f'{self.folder}: has no split {split!r}; prepare it with --{split}=NAME_OF_THE_SET'
+      )
+    return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+
+  def annotation_file(self, split: str) -> pathlib.Path:
+    """The copy of the split's annotation file that lies beside the records."""
+    return self.folder / self.annotation_files[split]
+
+  def fingerprint(self) -> str:
+    """Hash of what was prepared; two data sets that differ in a record differ here."""
+    digest = hashlib.sha256()
+    for path in sorted(self.folder.iterdir()):
+      digest.update(f'{path.name} {path.stat().st_size}'.encode())
+      if path.suffix == '.json':
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def open_dataset(name: str, data_dir) -> Dataset:
+  """The newest prepared version of a data set.
+
+  Raises:
+    DataError: it was not prepared.
+  """
+  root = pathlib.Path(data_dir).expanduser() / name
+  versions = sorted(root.glob('[0-9]*/dataset_info.json'))
+  if not versions:
+    raise errors.DataError(
+      f'{root}: no prepared data; run: '
+      f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
+    )
+  folder = versions[-1].parent
+  metadata = json.loads((folder / 'metadata.json').read_text())
+  return Dataset(
+    folder=folder,
+    skeleton=skeletons.from_dict(metadata['skeleton']),
+    crops=metadata['crops'],
+    annotation_files=metadata['annotation_files'],
+  )
+
+
+def train_batches(
+  dataset: Dataset,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  num_workers: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[PersonBatch]:
+  """This process's part of every global batch from `start_step` on, without end.
+
+  Each epoch is a new shuffle of all people; the last batch of an epoch is filled from the next, so
+  every person is seen once an epoch.
+
+  Args:
+    dataset: from `open_dataset`.
+    batch_size: of the whole run; each process yields its share, rows index, index + count, ...
+    seed: of the shuffle.
+    start_step: of the first batch.
+    num_workers: processes that decode; 0 decodes in threads of this one.
+    process_index, process_count: of jax.distributed.
+  """
+  if batch_size % process_count:
+    raise errors.ConfigError(
+      f'batch size {batch_size} cannot be shared by {process_count} processes'
+    )
+  crops = dataset.crops
+  people = grain.MapDataset.source(dataset.source('train')).shuffle(seed=seed).repeat()
+  people = people[start_step * batch_size + process_index :: process_count]
+  batches = people.map(_TrainExample(crops)).batch(batch_size // process_count, batch_fn=stack)
+  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  if num_workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+  return iter(batches)
+
+
+def evaluation_batches(
+  dataset: Dataset,
+  batch_size: int,
+  canvas: int,
+  detections: dict[str, np.ndarray] | None = None,
+) -> Iterator[tuple[PersonBatch, Rows]]:
+  """Every person of split 'validation' once; the last batch is filled up with empty patches.
+
+  Each image is decoded once, however many boxes it has.
+
+  Args:
+    dataset: from `open_dataset`.
+    batch_size: people a batch.
+    canvas: side of the patches in pixels; a region that shows more of its image is area-averaged
+      down to it.
+    detections: from `annotations.read_detections`; by default the annotated boxes are used.
+
+  Yields:
+    A batch of batch_size people, and the rows of those that are real (the first ones).
+
+  Raises:
+    DataError: no detection is on any of the images.
+  """
+  source = dataset.source('validation')
+  by_image = None
+  if detections is not None:
+    by_image = collections.defaultdict(list)
+    for row, image_id in enumerate(detections['image_ids'].tolist()):
+      by_image[image_id].append(row)
+
+  def people(record):
+    if by_image is None:
+      found = record['people']
+      box = np.asarray(found['box'], np.float32).reshape(-1, 4)
+      ids = np.asarray(found['person_id'], np.int64)
+      return record, box, ids, np.ones(len(box), np.float32)
+    rows = np.array(by_image.get(int(record['image_id']), []), np.int64)
+    boxes_found, scores = detections['boxes'][rows], detections['scores'][rows]
+    return record, boxes_found, np.full(len(rows), -1, np.int64), scores
+
+  records = grain.MapDataset.source(source).map(people).map(_EvaluationPatches(dataset, canvas))
+  records = records.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  found_any = False
+  for examples, rows in _in_batches(records, batch_size):
+    found_any = True
+    filler = [_empty_like(examples[0])] * (batch_size - len(examples))
+    yield stack([*examples, *filler]), Rows(*(np.stack(column) for column in zip(*rows)))
+  if not found_any:
+    what = 'no detection is on one of the images' if detections else 'no person is annotated'
+    raise errors.DataError(f'{dataset.folder}: {what} of split validation')
+
+
+def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
+  """Yields put(batch), having started the transfers of the next `ahead` batches."""
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(put(batch))
+    if len(queue) > ahead:
+      yield queue.popleft()
+  yield from queue
+
+
+def stack(examples: list[PersonBatch]) -> PersonBatch:
+  """Single people -> a batch."""
+  return PersonBatch(*(np.stack(column) for column in zip(*examples)))
+
+
+def person_example(patch: images.Patch, center, size, keypoints, visible, canvas) -> PersonBatch:
+  """One person, the patch laid on the canvas."""
+  pixels = np.zeros((canvas, canvas, 3), np.uint8)
+  height, width = patch.pixels.shape[:2]
+  pixels[:height, :width] = patch.pixels
+  return PersonBatch(
+    pixels,
+    np.asarray(patch.origin, np.float32),
+    np.asarray(patch.zoom, np.float32),
+    np.asarray(center, np.float32),
+    np.asarray(size, np.float32),
+    np.asarray(keypoints, np.float32),
+    np.asarray(visible, np.float32),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExample:
+  """Record of one person -> PersonBatch of one."""
+
+  crops: dict[str, float]
+
+  def __call__(self, record) -> PersonBatch:
+    person = {name: np.asarray(value)[0] for name, value in record['people'].items()}
+    where = f'person {person["person_id"]} of {_text(record["file_name"])}'
+    pixels = images.decode(record['image'], where)
+    patch = images.Patch(pixels, record['origin'], record['zoom'])
+    region = boxes.box_to_region(person['box'], self.crops['aspect'], self.crops['padding'])
+    canvas = int(self.crops['canvas'])
+    return person_example(patch, *region, person['keypoints'], person['visible'], canvas)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluationPatches:
+  """Record of one image and its boxes -> a list of (PersonBatch of one, Rows of one)."""
+
+  dataset: Dataset
+  canvas: int
+
+  def __call__(self, found):
+    record, box, person_ids, scores = found
+    if not len(box):
+      return []
+    crops = self.dataset.crops
+    image = images.decode(record['image'], _text(record['file_name']))
+    center, size = boxes.box_to_region(box, crops['aspect'], crops['padding'])
+    low, high = boxes.reach(center, size)
+    unknown = np.zeros((self.dataset.skeleton.num_keypoints, 2), np.float32)
+    examples = []
+    for i in range(len(box)):
+      patch = images.cut_patch(image, low[i], high[i], self.canvas)
+      example = person_example(patch, center[i], size[i], unknown, unknown[:, 0], self.canvas)
+      row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i])
+      examples.append((example, row))
+    return examples
+
+
+def _in_batches(lists, batch_size):
+  """Regroups lists of pairs into batches: (firsts, seconds), the last one shorter."""
+  pairs = []
+  for some in lists:
+    pairs += some
+    while len(pairs) >= batch_size:
+      yield tuple(zip(*pairs[:batch_size]))
+      pairs = pairs[batch_size:]
+  if pairs:
+    yield tuple(zip(*pairs))
+
+
+def _empty_like(example):
+  return example._replace(
+    patches=np.zeros_like(example.patches), size=np.ones_like(example.size)
+  )
+
+
+def _text(value):
+  return value.decode() if isinstance(value, bytes) else str(value)
