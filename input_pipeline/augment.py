@@ -39,7 +39,7 @@ class Augmentation:
 
 
 class Draw(NamedTuple):
-  """One draw a person: `scale` [N] factor of the region, `rotation` [N] degrees, `flip` [N] bool."""
+  """One draw a person: `scale` [N] of the region, `rotation` [N] degrees, `flip` [N] bool."""
 
   scale: jax.Array
   rotation: jax.Array

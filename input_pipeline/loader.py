@@ -296,9 +296,7 @@ def _in_batches(lists, batch_size):
 
 
 def _empty_like(example):
-  return example._replace(
-    patches=np.zeros_like(example.patches), size=np.ones_like(example.size)
-  )
+  return example._replace(patches=np.zeros_like(example.patches), size=np.ones_like(example.size))
 
 
 def _text(value):

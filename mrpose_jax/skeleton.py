@@ -87,11 +87,26 @@ def from_category(category: dict, where: str) -> Skeleton:
     return COCO
   limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get('skeleton') or ())
   if any(not 0 <= i < len(names) for limb in limbs for i in limb):
-    raise errors.DataError(f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}')
+    raise errors.DataError(
+      f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}'
+    )
   return Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
 
 
-# Names, limbs: the annotation files' person category. Sigmas: pycocotools' kpt_oks_sigmas.
+# Limbs as in the annotation files' person category; sigmas are pycocotools' kpt_oks_sigmas.
+_COCO_LIMBS = (
+  (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+  (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+_COCO_SIGMAS = (
+  0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087,
+  0.087, 0.089, 0.089,
+)  # fmt: skip
+_MPII_LIMBS = (
+  (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12),
+  (12, 7), (7, 13), (13, 14), (14, 15),
+)  # fmt: skip
+
 COCO = Skeleton(
   name='coco',
   keypoints=(
@@ -114,16 +129,8 @@ COCO = Skeleton(
     'right_ankle',
   ),
   flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
-  # fmt: off
-  limbs=(
-    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
-    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-  ),
-  sigmas=(
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
-    0.087, 0.087, 0.089, 0.089,
-  ),
-  # fmt: on
+  limbs=_COCO_LIMBS,
+  sigmas=_COCO_SIGMAS,
 )
 
 MPII = Skeleton(
@@ -147,10 +154,5 @@ MPII = Skeleton(
     'left_wrist',
   ),
   flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
-  # fmt: off
-  limbs=(
-    (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12),
-    (12, 7), (7, 13), (13, 14), (14, 15),
-  ),
-  # fmt: on
+  limbs=_MPII_LIMBS,
 )

@@ -6,18 +6,20 @@ the convolution (see layers.py) by the same transposition.
 """
 
 import collections.abc
+import logging
 import pathlib
 import re
 
 import jax
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from mrpose_jax import errors
 from mrpose_jax.models import pose_network
 
-# Module path here -> module name there. \g<1> is the first group; `{..}` is computed from groups.
+log = logging.getLogger(__name__)
+
+# Module path here -> module name there; `{a*g-b}` stands for a times group g minus b.
 _ENCODER = (
   (r'encoder/stem_conv', 'conv1'),
   (r'encoder/stem_norm', 'bn1'),
@@ -118,7 +120,8 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
       found[path] = _layout(tensor)
   if missing or misshapen or tensors:
     raise errors.CheckpointError(
-      f'{where} does not fit {model.network} on ResNet-{model.depth} with K = {model.num_keypoints}: '
+      f'{where} does not fit {model.network} on ResNet-{model.depth} with '
+      f'K = {model.num_keypoints}: '
       + '; '.join(
         f'{len(rows)} {what}: {_some(rows)}'
         for what, rows in (
@@ -130,7 +133,7 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
       )
     )
   if fresh:
-    logging.info('%s: %d tensors start fresh: %s', where, len(fresh), _some(sorted(fresh)))
+    log.info('%s: %d tensors start fresh: %s', where, len(fresh), _some(sorted(fresh)))
     start = traverse_util.flatten_dict(_initial(model), sep='/')
     found |= {path: np.asarray(start[path]) for path in fresh}
   return traverse_util.unflatten_dict({path: found[path] for path in names}, sep='/')
@@ -165,18 +168,21 @@ def _torch_names(model) -> dict[str, str]:
     for pattern, name in table:
       match = re.fullmatch(pattern, module)
       if match:
-        groups = [int(group) for group in match.groups()]
-        name = re.sub(r'\{(?:(\d)\*)?(\d)(-\d)?\}', lambda m: str(_computed(m, groups)), name)
-        names[path] = f'{name}.{_LEAVES[collection, leaf]}'
+        names[path] = f'{_filled(name, match.groups())}.{_LEAVES[collection, leaf]}'
         break
     else:
       raise KeyError(f'no PyTorch name for {path}')
   return names
 
 
-def _computed(match, groups):
-  factor, group, shift = match.groups()
-  return int(factor or 1) * groups[int(group)] + int(shift or 0)
+def _filled(name, groups):
+  """'{3*0-2}' -> three times the first group, minus two."""
+
+  def value(field):
+    factor, group, shift = field.groups()
+    return str(int(factor or 1) * int(groups[int(group)]) + int(shift or 0))
+
+  return re.sub(r'\{(?:(\d)\*)?(\d)(-\d)?\}', value, name)
 
 
 def _shapes(model):
@@ -185,7 +191,9 @@ def _shapes(model):
 
 
 def _initial(model):
-  return jax.jit(lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), False))()
+  return jax.jit(
+    lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), False)
+  )()
 
 
 def _layout(tensor):
@@ -250,7 +258,9 @@ def _read_pickle(path):
     ) from error
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as error:  # torch raises many kinds; each means that the file is not plain weights
+  except (
+    Exception
+  ) as error:  # torch raises many kinds; each means that the file is not plain weights
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise errors.CheckpointError(
       f'{path}: torch cannot read it as plain weights, and nothing else is run ({reason})'
@@ -260,7 +270,9 @@ def _read_pickle(path):
   if not isinstance(content, dict):
     raise errors.CheckpointError(f'{path}: holds no state dict but a {type(content).__name__}')
   return {
-    name: value.float().numpy() for name, value in content.items() if isinstance(value, torch.Tensor)
+    name: value.float().numpy()
+    for name, value in content.items()
+    if isinstance(value, torch.Tensor)
   }
 
 

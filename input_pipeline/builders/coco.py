@@ -18,3 +18,9 @@ def find_split(source, image_set: str) -> pose_builder.Split:
     annotation_file=source / 'annotations' / f'person_keypoints_{image_set}.json',
     image_folder=folder if folder.is_dir() else source / image_set,
   )
+
+
+class SyntheticPeople(Coco):
+  """The drawn people of synthetic_people.py, which come in COCO's form and by COCO's way."""
+
+  name = 'synthetic_people'

@@ -6,9 +6,7 @@ its people, so that an evaluation decodes each image once. All coordinates are i
 patch says where it was cut.
 """
 
-import collections
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -99,10 +97,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
       metadata=tfds.core.MetadataDict(
         skeleton=dataclasses.asdict(self.skeleton),
         crops=dataclasses.asdict(self.crops),
-        annotation_files={
-          name: split.annotation_file.name
-          for name, split in self.splits.items()
-        },
+        annotation_files={name: split.annotation_file.name for name, split in self.splits.items()},
       ),
     )
 
@@ -185,6 +180,6 @@ def _check_images(split_annotations, split):
   ]
   if missing:
     raise errors.DataError(
-      f'{split.image_folder}: {len(missing)} of {len(split_annotations.images)} images are missing, '
-      f'first {missing[0]}'
+      f'{split.image_folder}: {len(missing)} of {len(split_annotations.images)} images are '
+      f'missing, first {missing[0]}'
     )

@@ -1,1 +1,1 @@
-"""Networks: a ResNet encoder (resnet.py), five decoders (decoders.py), joined in pose_network.py."""
+"""Networks: the encoder (resnet.py), the decoders (decoders.py), both (pose_network.py)."""

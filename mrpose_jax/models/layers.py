@@ -1,11 +1,11 @@
 """Convolutions, their transposes and batch normalisation, as the networks use them.
 
-A convolution and a transposed convolution are one linear map and its transpose; both take the kernel
-of the convolution, [kh, kw, input, output]. The functions carry their own gradient rule for one
-reason: XLA's CPU backend has no fast kernel for weight gradients (a convolution whose window is the
-whole image) nor for dilated inputs, so on CPU the first is computed as matrix products, tap by tap,
-and the second as one small dense convolution per output phase. GPU and TPU keep XLA's own forms.
-Which one runs is decided when the program is lowered for a platform.
+A convolution and a transposed convolution are one linear map and its transpose; both take the
+kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rule for
+one reason: XLA's CPU backend has no fast kernel for weight gradients (a convolution whose window is
+the whole image) nor for dilated inputs, so on CPU the first is computed as matrix products, tap by
+tap, and the second as one small dense convolution per output phase. GPU and TPU keep XLA's own
+forms. Which one runs is decided when the program is lowered for a platform.
 """
 
 import functools
@@ -25,7 +25,10 @@ decoder_init = nn.initializers.normal(0.001)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-  """Cross-correlation: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]; same padding all around."""
+  """Cross-correlation, padded alike all around.
+
+  [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D].
+  """
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
   )
@@ -69,9 +72,7 @@ convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
 
 def _transpose(y, kernel, stride, padding, out_size):
   """[N, P, Q, D] -> [N, *out_size, C]: x[s p + i - padding] += kernel[i] y[p]."""
-  dilated = functools.partial(
-    _transpose_dilated, stride=stride, padding=padding, out_size=out_size
-  )
+  dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
   if stride == 1 or any(n % stride for n in out_size):
     return dilated(y, kernel)
   by_phases = functools.partial(_transpose_by_phases, stride=stride, padding=padding)

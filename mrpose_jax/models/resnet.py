@@ -1,4 +1,4 @@
-"""ResNet encoder (He et al. 2016) in its v1.5 form: a bottleneck's stride is on its 3x3 convolution."""
+"""ResNet encoder (He et al. 2016), v1.5: a bottleneck's stride is on its 3x3 convolution."""
 
 import jax
 from flax import linen as nn

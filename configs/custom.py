@@ -1,0 +1,28 @@
+"""A COCO-format folder of your own, on any machine.
+
+  python main.py --config=configs/custom.py:mrfeanet2,depth=18,width=32 --workdir=runs/custom \
+      --config.data.data_dir=runs/custom_data
+
+Arguments: network, depth, width, augment (0 trains on the plain crops). The recipe is COCO's at
+128x96; every field can be set by --config.SECTION.FIELD=VALUE.
+"""
+
+from configs import common
+
+
+def get_config(argument=None):
+  given = common.parse_argument(argument, network='mrfeanet2', depth=18, width=32, augment=1)
+  config = common.get_config()
+  config.model.network = given.network
+  config.model.depth = given.depth
+  config.model.width = given.width
+  config.data.image_size = (128, 96)
+  if not given.augment:
+    config.augment.rotation = 0.0
+    config.augment.scale = 0.0
+    config.augment.flip = 0.0
+  config.train.batch_size = 32
+  config.train.log_every = 20
+  config.train.evaluate_every = 10.0
+  config.eval.batch_size = 32
+  return config

@@ -1,0 +1,26 @@
+"""The embedded synthetic people on two CPU cores, in minutes.
+
+  python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Arguments: network, depth, width. The data are drawn on first use.
+"""
+
+from configs import common
+
+
+def get_config(argument=None):
+  given = common.parse_argument(argument, network='mrfeanet2', depth=18, width=32)
+  config = common.get_config()
+  config.model.network = given.network
+  config.model.depth = given.depth
+  config.model.width = given.width
+  config.data.name = 'synthetic_people'
+  config.data.image_size = (128, 96)
+  config.train.batch_size = 32
+  config.train.epochs = 8.0
+  config.train.drop_epochs = (6.0, 7.5)
+  config.train.log_every = 20
+  config.train.evaluate_every = 4.0
+  config.eval.batch_size = 32
+  config.eval.canvas = 384
+  return config

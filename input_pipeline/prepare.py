@@ -1,0 +1,159 @@
+"""Command line around the builders: official files -> ArrayRecord shards, once.
+
+  python -m input_pipeline.prepare --dataset=coco --source=/data/coco --data_dir=/data/tfds
+  python -m input_pipeline.prepare --dataset=mpii --source=/data/mpii --data_dir=/data/tfds
+  python -m input_pipeline.prepare --dataset=synthetic_people --data_dir=runs/data
+
+Exit codes: 0 done (also where the same was prepared before), 2 wrong flags, 3 data that cannot be
+used.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+from absl import app
+from absl import flags
+from absl import logging
+
+from input_pipeline.builders import coco
+from input_pipeline.builders import mpii
+from input_pipeline.builders import pose_builder
+from input_pipeline.builders import synthetic_people
+from mrpose_jax import errors
+
+
+class Known(NamedTuple):
+  """A data set's builder, where its files are, its usual sets, and its crops' width / height."""
+
+  builder: type[pose_builder.PoseBuilder]
+  find_split: Callable[[pathlib.Path, str], pose_builder.Split]
+  train: str
+  validation: str
+  aspect: float
+
+
+DATASETS = {
+  'coco': Known(coco.Coco, coco.find_split, 'train2017', 'val2017', 192 / 256),
+  'mpii': Known(mpii.Mpii, mpii.find_split, 'train', 'valid', 1.0),
+  'synthetic_people': Known(
+    coco.SyntheticPeople, coco.find_split, 'train', 'validation', 192 / 256
+  ),
+}
+SYNTHETIC_IMAGES = {'train': 1600, 'validation': 200}
+SYNTHETIC_SEED = 0
+
+_DATASET = flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Which data set.')
+_SOURCE = flags.DEFINE_string('source', '', 'Folder of the official files.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write prepared data sets into.')
+_TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the official one].")
+_VALIDATION = flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none.")
+_CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch in pixels.')
+_SCALE = flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
+
+
+def prepare(
+  dataset: str,
+  source,
+  data_dir,
+  train: str | None = None,
+  validation: str | None = None,
+  canvas: int = 512,
+  scale: float = 0.4,
+  overwrite: bool = False,
+) -> str:
+  """Prepares a data set; what was prepared before with the same settings stays as it is.
+
+  Args:
+    dataset: a key of DATASETS.
+    source: folder of the official files; not used for synthetic_people, whose pictures are drawn
+      into data_dir first.
+    data_dir: the data set goes to data_dir/dataset.
+    train, validation: names of the sets; None for the official ones, '' to leave the split out.
+    canvas, scale: see `pose_builder.CropSettings`.
+    overwrite: replace an earlier preparation.
+
+  Returns:
+    A report for people, a line a split.
+
+  Raises:
+    DataError: files that cannot be used, or an earlier preparation with other settings.
+  """
+  known = DATASETS[dataset]
+  data_dir = pathlib.Path(data_dir).expanduser()
+  if dataset == 'synthetic_people':
+    source = data_dir / 'synthetic_people_images'
+    for split, count in SYNTHETIC_IMAGES.items():
+      if overwrite or not known.find_split(source, split).annotation_file.exists():
+        synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED)
+  source = pathlib.Path(source).expanduser()
+  if not source.is_dir():
+    raise errors.DataError(f'--source={source}: there is no such folder')
+  sets = {
+    'train': known.train if train is None else train,
+    'validation': known.validation if validation is None else validation,
+  }
+  splits = {
+    name: known.find_split(source, image_set) for name, image_set in sets.items() if image_set
+  }
+  if not splits:
+    raise errors.ConfigError('--train and --validation are both empty: nothing to prepare')
+  for name, split in splits.items():
+    if not split.annotation_file.exists():
+      found = sorted(path.name for path in split.annotation_file.parent.glob('*.json'))
+      raise errors.DataError(
+        f'{split.annotation_file}: there is no such file '
+        f'(found: {", ".join(found) or "no .json"}); '
+        f"name the set with --{name}=SET, or leave the split out with --{name}=''"
+      )
+
+  folder = data_dir / dataset
+  if overwrite and folder.exists():
+    shutil.rmtree(folder)
+  crops = pose_builder.CropSettings(aspect=known.aspect, scale=scale, canvas=canvas)
+  builder = known.builder(splits=splits, crops=crops, data_dir=data_dir)
+  earlier = folder / str(builder.VERSION) / 'metadata.json'
+  if earlier.exists():
+    if json.loads(earlier.read_text()) != json.loads(json.dumps(builder.info.metadata)):
+      raise errors.DataError(
+        f'{folder}: was prepared with other settings; replace it with --overwrite, '
+        'or choose another --data_dir'
+      )
+    return f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download, which there is not
+    builder.download_and_prepare()
+  return f'{builder.report()}\nwritten to {folder}'
+
+
+def main(argv):
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  try:
+    print(
+      prepare(
+        _DATASET.value,
+        _SOURCE.value,
+        _DATA_DIR.value,
+        _TRAIN.value,
+        _VALIDATION.value,
+        _CANVAS.value,
+        _SCALE.value,
+        _OVERWRITE.value,
+      )
+    )
+  except errors.UserError as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['dataset', 'data_dir'])
+  app.run(main)

@@ -1,0 +1,190 @@
+"""A network on a validation split: every person once, the field's metrics, files and pictures."""
+
+import logging
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from input_pipeline import annotations
+from input_pipeline import images
+from input_pipeline import loader
+from mrpose_jax import checkpoint
+from mrpose_jax import errors
+from mrpose_jax import parallel
+from mrpose_jax import predict
+from mrpose_jax import report
+from mrpose_jax import visualize
+from mrpose_jax.metrics import coco
+from mrpose_jax.metrics import pck
+
+log = logging.getLogger(__name__)
+
+NUM_PICTURES = 12
+
+
+def predict_split(predict_step, variables, dataset, config, mesh) -> dict[str, np.ndarray]:
+  """Predictions for every box of split validation.
+
+  Args:
+    predict_step: jitted `predict.make_predict_people`.
+    variables: of the network, on the mesh.
+    dataset: from `loader.open_dataset`.
+    config: the configuration.
+    mesh: from `parallel.data_mesh`.
+
+  Returns:
+    {'image_ids' [N], 'person_ids' [N], 'keypoints' [N, K, 3] x, y in image pixels, score,
+    'center' [N, 2], 'size' [N, 2], 'area' [N] of the region in square pixels, 'box_scores' [N]}.
+  """
+  detections = None
+  if config.eval.detections:
+    detections = annotations.read_detections(
+      config.eval.detections, config.eval.detection_threshold
+    )
+  batches = loader.evaluation_batches(
+    dataset, config.eval.batch_size, config.eval.canvas, detections
+  )
+  keypoints, rows = [], []
+  on_device = loader.to_device(batches, lambda pair: (parallel.put_batch(pair[0], mesh), pair[1]))
+  for batch, kept in on_device:
+    keypoints.append(predict_step(variables, batch)[: len(kept.image_ids)])
+    rows.append(kept)
+  columns = loader.Rows(*(np.concatenate(column) for column in zip(*rows)))
+  return {
+    'image_ids': columns.image_ids,
+    'person_ids': columns.person_ids,
+    'keypoints': np.concatenate(jax.device_get(keypoints)),
+    'center': columns.center,
+    'size': columns.size,
+    'area': columns.size.prod(-1),
+    'box_scores': columns.box_scores,
+  }
+
+
+def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  """The data set's metrics, and the predictions that they were taken from.
+
+  COCO and data sets of its form: rescoring, OKS NMS, pycocotools' ten numbers in 0..1. MPII: PCKh
+  in per cent where the benchmark's ground truth was prepared, else PCK@0.2 of equation (3).
+  """
+  if dataset.skeleton.sigmas:
+    kept = coco.rescore_and_nms(
+      predictions,
+      config.eval.keypoint_threshold,
+      config.eval.oks_threshold,
+      dataset.skeleton.sigmas,
+    )
+    file = dataset.annotation_file('validation')
+    return coco.evaluate(kept, file, dataset.skeleton.sigmas), kept
+  order = np.argsort(predictions['person_ids'], kind='stable')
+  kept = {name: values[order] for name, values in predictions.items()}
+  kept['scores'] = kept['keypoints'][..., 2].mean(-1)
+  ground_truth = sorted(dataset.folder.glob('gt_*.mat'))
+  if ground_truth:
+    return pck.pckh(kept['keypoints'][..., :2], ground_truth[0]), kept
+  return _pck_of_annotations(kept, dataset), kept
+
+
+def primary(metrics: dict[str, float]) -> float:
+  """The number that says which checkpoint is the best: AP, PCKh or PCK."""
+  return next(metrics[name] for name in ('AP', 'Mean', 'PCK@0.2') if name in metrics)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
+  """Evaluates the best checkpoint of a workdir, or the one whose folder is given.
+
+  Writes eval/STEP/{predictions.json,metrics.json,pictures/} in the workdir and prints a table.
+
+  Raises:
+    ConfigError, DataError, CheckpointError: with one line that says what to do.
+  """
+  parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
+  dataset = loader.open_dataset(config.data.name, config.data.data_dir)
+  workdir, step = checkpoint.locate(workdir)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  step = checkpoints.best_step() if step is None else step
+  check_same_network(checkpoints.meta(step)['config'], config, workdir)
+  mesh = parallel.data_mesh()
+  target = predict.abstract_variables(predict.model_of(config, dataset.skeleton.num_keypoints))
+  place = parallel.replicated(mesh)
+  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
+  checkpoints.close()
+  predict_step = jax.jit(predict.make_predict_people(config, dataset.skeleton))
+  predictions = predict_split(predict_step, variables, dataset, config, mesh)
+  metrics, kept = score(predictions, dataset, config)
+  folder = write_results(metrics, kept, dataset, workdir, step)
+  print(report.markdown_table({f'{config.model.network}, step {step}': metrics}))
+  print(f'predictions and pictures: {folder}')
+  return metrics
+
+
+def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
+  """eval/STEP/{metrics.json,predictions.json,pictures/}; returns the folder."""
+  folder = pathlib.Path(workdir) / 'eval' / str(step)
+  folder.mkdir(parents=True, exist_ok=True)
+  coco.write_results(kept, folder / 'predictions.json')
+  checkpoint.write_json(folder / 'metrics.json', metrics)
+  draw_pictures(kept, dataset, folder / 'pictures')
+  return folder
+
+
+def draw_pictures(kept, dataset, folder: pathlib.Path):
+  """The first images of the validation split with their predicted people, and one sheet of them."""
+  folder.mkdir(parents=True, exist_ok=True)
+  source = dataset.source('validation')
+  wanted = set(kept['image_ids'].tolist())
+  drawn = []
+  for record in source:
+    image_id = int(record['image_id'])
+    if image_id not in wanted:
+      continue
+    image = images.decode(record['image'], f'image {image_id}')
+    people = kept['keypoints'][kept['image_ids'] == image_id]
+    drawn.append(visualize.draw_people(image, people, dataset.skeleton))
+    Image.fromarray(drawn[-1]).save(folder / f'{image_id}.jpg', quality=92)
+    if len(drawn) == NUM_PICTURES:
+      break
+  sheet = visualize.contact_sheet(drawn, columns=4, cell_size=(240, 320))
+  Image.fromarray(sheet).save(folder / 'sheet.jpg', quality=92)
+
+
+def check_same_network(stored: dict, config: ml_collections.ConfigDict, workdir):
+  """Raises CheckpointError where a workdir holds another network than is asked for."""
+  asked = config.to_dict()
+  names = [
+    *(('model', name) for name in ('network', 'depth', 'width', 'channel_order')),
+    *(('data', name) for name in ('name', 'image_size')),
+  ]
+  different = [
+    f'{section}.{name} is {_plain(stored[section][name])!r} there and '
+    f'{_plain(asked[section][name])!r} here'
+    for section, name in names
+    if _plain(stored[section][name]) != _plain(asked[section][name])
+  ]
+  if different:
+    raise errors.CheckpointError(
+      f'{workdir} holds another network: {"; ".join(different)}; choose another --workdir, or its '
+      'configuration'
+    )
+
+
+def _plain(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def _pck_of_annotations(kept, dataset):
+  """PCK@0.2 of equation (3) against the records' own annotations."""
+  log.warning('%s: no gt_*.mat, so PCKh is left out and PCK@0.2 taken', dataset.folder)
+  people = {}
+  for record in dataset.source('validation'):
+    found = {name: np.asarray(value) for name, value in record['people'].items()}
+    for i, number in enumerate(found['person_id'].tolist()):
+      people[number] = (found['keypoints'][i], found['visible'][i])
+  target = np.stack([people[number][0] for number in kept['person_ids'].tolist()])
+  visible = np.stack([people[number][1] for number in kept['person_ids'].tolist()])
+  length = pck.torso_length(target, visible, dataset.skeleton)
+  table = pck.pck(kept['keypoints'][..., :2], target, length, visible, threshold=0.2)
+  return {'PCK@0.2': table['Mean']}

@@ -1,0 +1,111 @@
+"""--mode=predict: a folder of images -> predictions.json and pictures."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline import images
+from mrpose_jax import checkpoint
+from mrpose_jax import errors
+from mrpose_jax import predict
+from mrpose_jax import visualize
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+
+
+def predict_folder(workdir, source, output, boxes_file=None):
+  """Predicts the people in every image.
+
+  Writes OUTPUT/predictions.json, a list of {'file_name', 'bbox', 'keypoints' (x, y, score, ...),
+  'score' (mean of the keypoints' scores)}, and OUTPUT/NAME.jpg with the skeletons drawn.
+
+  Args:
+    workdir: of a training run, or a checkpoint's folder.
+    source: a folder of images, or one image.
+    output: folder, made if it is not there.
+    boxes_file: JSON list of {'bbox' [x, y, width, height], and 'file_name' or 'image_id' (a number
+      that is the file's name)}; without it each whole image is taken for one person.
+
+  Raises:
+    DataError: no images, or boxes that cannot be used; or, when all others are done, images that
+      could not be read.
+  """
+  files = _find_images(pathlib.Path(source).expanduser())
+  boxes = None if boxes_file is None else _read_boxes(boxes_file, files)
+  if boxes is None:
+    log.warning('no --boxes: each whole image is taken for one person')
+  predictor = predict.load_predictor(workdir)
+  output = pathlib.Path(output).expanduser()
+  output.mkdir(parents=True, exist_ok=True)
+  rows, unreadable = [], []
+  for file in files:
+    if boxes is not None and file.name not in boxes:
+      log.info('%s: no boxes, left out', file.name)
+      continue
+    try:
+      image = images.read(file)
+    except errors.DataError as error:
+      log.warning('%s', error)
+      unreadable.append(file.name)
+      continue
+    found = [[0, 0, image.shape[1], image.shape[0]]] if boxes is None else boxes[file.name]
+    people = predictor(image, np.array(found, np.float32))
+    for box, person in zip(found, people):
+      rows.append(
+        {
+          'file_name': file.name,
+          'bbox': [float(value) for value in box],
+          'keypoints': [round(float(value), 4) for value in person.ravel()],
+          'score': float(person[:, 2].mean()),
+        }
+      )
+    drawn = visualize.draw_people(image, people, predictor.skeleton)
+    Image.fromarray(drawn).save(output / f'{file.stem}.jpg', quality=92)
+  checkpoint.write_json(output / 'predictions.json', rows)
+  print(f'{len(rows)} people in {len(files) - len(unreadable)} images: {output}')
+  if unreadable:
+    raise errors.DataError(
+      f'{len(unreadable)} of {len(files)} images could not be read, the others are done: '
+      f'{", ".join(unreadable[:5])}'
+    )
+
+
+def _find_images(source):
+  if source.is_file():
+    return [source]
+  if not source.is_dir():
+    raise errors.DataError(f'--input={source}: there is no such file or folder')
+  files = sorted(file for file in source.iterdir() if file.suffix.lower() in EXTENSIONS)
+  if not files:
+    raise errors.DataError(f'--input={source}: no images ({", ".join(EXTENSIONS)}) in this folder')
+  return files
+
+
+def _read_boxes(path, files):
+  """File name -> list of boxes."""
+  try:
+    content = json.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise errors.DataError(f'--boxes={path}: not a readable JSON file ({error})') from error
+  content = content.get('annotations') if isinstance(content, dict) else content
+  by_number = {int(file.stem): file.name for file in files if file.stem.isdigit()}
+  boxes = {}
+  try:
+    for row in content:
+      name = row['file_name'] if 'file_name' in row else by_number.get(row['image_id'])
+      box = np.array(row['bbox'], np.float64)
+      if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
+        raise errors.DataError(f'--boxes={path}: box {row["bbox"]} is not usable')
+      boxes.setdefault(name, []).append(box.tolist())
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.DataError(
+      f"--boxes={path}: needs a list of {{'file_name' or 'image_id', 'bbox'}} ({error!r})"
+    ) from error
+  if not any(file.name in boxes for file in files):
+    raise errors.DataError(f'--boxes={path}: names none of the images of --input')
+  return boxes

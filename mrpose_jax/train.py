@@ -1,0 +1,359 @@
+"""Training: the pure step first, the loop that wires everything last."""
+
+import dataclasses
+import functools
+import logging
+import math
+import pathlib
+import sys
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import tqdm
+
+from input_pipeline import augment
+from input_pipeline import loader
+from input_pipeline import prepare
+from mrpose_jax import checkpoint
+from mrpose_jax import codec as codecs
+from mrpose_jax import errors
+from mrpose_jax import evaluate
+from mrpose_jax import losses
+from mrpose_jax import metric_writer
+from mrpose_jax import optimizer as optimizers
+from mrpose_jax import parallel
+from mrpose_jax import predict
+from mrpose_jax import report
+from mrpose_jax import skeleton as skeletons
+from mrpose_jax import torch_weights
+from mrpose_jax import train_state
+from mrpose_jax.models import pose_network
+
+log = logging.getLogger(__name__)
+
+
+def make_train_step(
+  model: pose_network.PoseNetwork,
+  optimizer: optax.GradientTransformation,
+  codec: codecs.Codec,
+  augmentation: augment.Augmentation,
+  skeleton: skeletons.Skeleton,
+  seed: int,
+  channel_order: str = 'rgb',
+):
+  """The pure function (TrainState, PersonBatch) -> (TrainState, {'loss', 'gradient_norm'}).
+
+  Augmentation is drawn from (seed, step) alone. Under jit with a batch that is split over devices,
+  losses, gradients and batch norm's statistics are those of the whole batch.
+  """
+  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+
+  def train_step(state, batch):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    drawn = augment.draw(key, batch.patches.shape[0], augmentation)
+    images, keypoints, visible = augment.crop_people(
+      batch, drawn, codec.image_size, order, channel_order
+    )
+    target, weights = codec.encode(keypoints, visible)
+
+    def loss_of(params):
+      heatmaps, updated = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
+
+    (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
+
+  return train_step
+
+
+def steps_of(epochs: float, num_people: int, batch_size: int) -> int:
+  """The step that ends so many epochs, at least 1."""
+  return max(1, round(epochs * num_people / batch_size))
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
+  """Trains, evaluates, keeps the best and the latest checkpoint, and prints the best's table.
+
+  A second start in the same workdir goes on where the first stopped.
+
+  Args:
+    config: see configs/common.py.
+    workdir: folder for everything that the run writes; made if it is not there.
+
+  Returns:
+    The metrics of the best checkpoint.
+
+  Raises:
+    ConfigError, DataError, CheckpointError, DivergedError: with one line that says what to do.
+  """
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  check(config)
+
+  # Data.
+  dataset = open_dataset(config)
+  source = dataset.source('train')
+  batch_size = config.train.batch_size
+  to_steps = functools.partial(steps_of, num_people=len(source), batch_size=batch_size)
+  total_steps = to_steps(config.train.epochs)
+  evaluate_every = to_steps(config.train.evaluate_every)
+  iterator = {'dataset': dataset.fingerprint(), 'seed': config.seed, 'batch_size': batch_size}
+
+  # Model, optimizer, step.
+  mesh = parallel.data_mesh()
+  place = parallel.replicated(mesh)
+  model = predict.model_of(config, dataset.skeleton.num_keypoints)
+  drops = tuple(to_steps(epoch) for epoch in config.train.drop_epochs)
+  schedule = optimizers.piecewise_schedule(
+    config.train.learning_rate, config.train.drop_factor, drops
+  )
+  optimizer = optimizers.adam(schedule)
+  train_step = make_train_step(
+    model,
+    optimizer,
+    predict.codec_of(config),
+    augment.Augmentation(**config.augment),
+    dataset.skeleton,
+    config.seed,
+    config.model.channel_order,
+  )
+  train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(place, place))
+  predict_step = jax.jit(predict.make_predict_people(config, dataset.skeleton))
+
+  # State: fresh, or where this workdir stopped.
+  create = functools.partial(train_state.create, model, optimizer)
+  key = jax.random.key(config.seed)
+  meta = {
+    'config': config.to_dict(),
+    'skeleton': dataclasses.asdict(dataset.skeleton),
+    'crops': dict(dataset.crops),
+    'iterator': iterator,
+  }
+  _open_workdir(workdir, meta['config'])
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  start_step = checkpoints.latest_step() or 0
+  if start_step:
+    stored = checkpoints.meta(start_step)
+    evaluate.check_same_network(stored['config'], config, workdir)
+    _check_same_iterator(stored['iterator'], iterator, workdir)
+    target = checkpoint.restore_target(jax.eval_shape(create, key), place)
+    state = checkpoints.restore_state(start_step, target)
+    log.info('going on from step %d of %s', start_step, workdir)
+  else:
+    state = jax.jit(create, out_shardings=place)(key)
+    if config.model.pretrained:
+      pretrained = torch_weights.import_torch_weights(config.model.pretrained, model, new_head=True)
+      state = state.replace(**jax.device_put(pretrained, place))
+  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  num_parameters = sum(p.size for p in jax.tree.leaves(state.params))
+  log.info(
+    '%s on ResNet-%d, %.2f M parameters; %d people, %d steps of %d on %d %s device(s)',
+    *(model.network, model.depth, num_parameters / 1e6, len(source), total_steps, batch_size),
+    *(jax.device_count(), jax.devices()[0].platform),
+  )
+
+  # Loop.
+  writer = metric_writer.MetricWriter(workdir)
+  progress = Progress(start_step, total_steps, batch_size)
+  batches = loader.train_batches(
+    dataset, batch_size, config.seed, start_step, config.data.num_workers
+  )
+  batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, mesh))
+  interval = []
+  for step, batch in zip(range(start_step + 1, total_steps + 1), batches):
+    state, metrics = train_step(state, batch)
+    interval.append(metrics)
+    progress.advance(metrics)
+    evaluates = step % evaluate_every == 0 or step == total_steps
+    if evaluates or step % config.train.log_every == 0:
+      scalars = _mean_of(jax.device_get(interval))
+      _check_finite(scalars, step, schedule, workdir)
+      interval = []
+      scalars['learning_rate'] = float(schedule(step - 1))
+      scalars['people_per_second'] = progress.log(scalars['loss'])
+      writer.write(step, scalars)
+    if evaluates:
+      with progress.paused():
+        predictions = evaluate.predict_split(predict_step, state.variables, dataset, config, mesh)
+        scores, kept = evaluate.score(predictions, dataset, config)
+        evaluate.write_results(scores, kept, dataset, workdir, step)
+        checkpoints.save(step, state, meta, evaluate.primary(scores))
+        writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
+        progress.note(f'step {step}: ' + report.one_line(scores))
+  progress.close()
+  writer.close()
+  checkpoints.wait()
+  best = checkpoints.best_step()
+  checkpoints.close()
+
+  # The best checkpoint's results were written when it was made.
+  folder = workdir / 'eval' / str(best)
+  metrics = checkpoint.read_json(folder / 'metrics.json')
+  print(report.markdown_table({f'{model.network}, step {best}': metrics}))
+  print(f'predictions and pictures: {folder}')
+  return metrics
+
+
+class Progress:
+  """A bar in a terminal, a line an interval elsewhere; its rate leaves out compiling and pauses."""
+
+  def __init__(self, start_step: int, total_steps: int, batch_size: int):
+    self._batch_size = batch_size
+    self._steps = 0
+    self._seconds = 0.0
+    self._since = None
+    self._left = total_steps - start_step
+    self._step, self._total = start_step, total_steps
+    self._bar = tqdm.tqdm(
+      initial=start_step,
+      total=total_steps,
+      unit='step',
+      disable=not sys.stderr.isatty(),
+      bar_format='{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}',
+    )
+
+  def advance(self, metrics):
+    """One step was dispatched; the first ends with its compilation and is not timed."""
+    self._step += 1
+    self._left -= 1
+    self._bar.update()
+    if self._since is None:
+      jax.block_until_ready(metrics)
+      self._since = time.perf_counter()
+    else:
+      self._steps += 1
+
+  def log(self, loss: float) -> float:
+    """Shows loss, people a second and the time left; returns people a second since the start."""
+    self._tick()
+    rate = self._steps * self._batch_size / self._seconds if self._seconds else math.nan
+    left = '?'
+    if self._steps:
+      left = tqdm.tqdm.format_interval(self._left * self._seconds / self._steps)
+    self._bar.set_postfix_str(f'loss {loss:.6f}, {rate:.1f} people/s, {left} left')
+    if self._bar.disable:
+      log.info(
+        'step %d/%d, loss %.6f, %.1f people/s, %s left', self._step, self._total, loss, rate, left
+      )
+    return rate
+
+  def paused(self):
+    """A context whose time does not count."""
+    return _Pause(self)
+
+  def note(self, text: str):
+    if self._bar.disable:
+      log.info('%s', text)
+    else:
+      self._bar.write(text, file=sys.stderr)
+
+  def close(self):
+    self._bar.close()
+
+  def _tick(self):
+    now = time.perf_counter()
+    self._seconds += now - self._since
+    self._since = now
+
+
+class _Pause:
+  def __init__(self, progress):
+    self._progress = progress
+
+  def __enter__(self):
+    self._progress._tick()
+
+  def __exit__(self, *_):
+    self._progress._since = time.perf_counter()
+
+
+def check(config: ml_collections.ConfigDict):
+  """Raises ConfigError for values that cannot be run, before anything is read or compiled."""
+  height, width = config.data.image_size
+  if height % 32 or width % 32 or min(height, width) < 32:
+    raise errors.ConfigError(f'data.image_size={height, width}: both must be multiples of 32')
+  parallel.check_batch_size('train.batch_size', config.train.batch_size)
+  parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
+  for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every'):
+    if not config.train[name] > 0:
+      raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
+  if config.model.channel_order not in ('rgb', 'bgr'):
+    raise errors.ConfigError(f"model.channel_order={config.model.channel_order!r}: 'rgb' or 'bgr'")
+  try:
+    augment.Augmentation(**config.augment)
+    predict.codec_of(config)
+  except ValueError as error:
+    raise errors.ConfigError(str(error)) from error
+  predict.model_of(config, num_keypoints=1)
+
+
+def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
+  """The prepared data; synthetic_people, which need no files, are drawn on first use.
+
+  Raises:
+    ConfigError: the patches were cut for crops that this configuration does not make.
+  """
+  name, data_dir = config.data.name, config.data.data_dir
+  if name == 'synthetic_people':
+    log.info('%s', prepare.prepare(name, None, data_dir))
+  dataset = loader.open_dataset(name, data_dir)
+  height, width = config.data.image_size
+  if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
+    raise errors.ConfigError(
+      f'data.image_size={height, width}: {name} was prepared for width / height = '
+      f'{dataset.crops["aspect"]:g}'
+    )
+  if config.augment.scale > dataset.crops['scale'] + 1e-6:
+    raise errors.ConfigError(
+      f'augment.scale={config.augment.scale}: {name} was prepared for at most '
+      f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
+    )
+  return dataset
+
+
+def _open_workdir(workdir, config):
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from error
+  if (workdir / 'config.json').exists():
+    evaluate.check_same_network(
+      checkpoint.read_json(workdir / 'config.json'), ml_collections.ConfigDict(config), workdir
+    )
+
+
+def _check_same_iterator(stored, asked, workdir):
+  different = [
+    f'{name} was {stored[name]}, is {asked[name]}' for name in asked if stored[name] != asked[name]
+  ]
+  if different:
+    raise errors.CheckpointError(
+      f'{workdir}: cannot go on with other data ({"; ".join(different)}); choose another --workdir'
+    )
+
+
+def _mean_of(metrics: list[dict]) -> dict[str, float]:
+  return {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
+
+
+def _check_finite(scalars, step, schedule, workdir):
+  if not math.isfinite(scalars['loss']) or not math.isfinite(scalars['gradient_norm']):
+    raise errors.DivergedError(
+      f'loss {scalars["loss"]}, gradient norm {scalars["gradient_norm"]} at or before step {step} '
+      f'(learning rate {float(schedule(step - 1)):g}); the last good checkpoint is in '
+      f'{workdir}/checkpoints; lower train.learning_rate'
+    )

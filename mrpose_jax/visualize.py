@@ -1,0 +1,207 @@
+"""Pictures to look at: people drawn over an image, heatmaps over a crop, sheets of both.
+
+Images are uint8 [H, W, 3] RGB in and out, nothing is random, and nothing given is changed.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+# Okabe and Ito's palette: told apart with any of the common colour vision deficiencies.
+SIDE_COLORS = {'left': (86, 180, 233), 'right': (213, 94, 0), 'middle': (240, 228, 66)}
+_OUTLINE = (25, 25, 25)
+
+# A heatmap's colours from 0 to 1: dark to light steadily, so also readable in grey.
+_HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HEAT_COLORS = ((64, 40, 190), (150, 40, 130), (215, 70, 70), (249, 142, 9), (252, 255, 164))
+
+_GAP = 4  # pixels between the cells of a sheet
+_FONT_SIZE = 11
+_CAPTION_HEIGHT = 16
+_BACKGROUND = (32, 32, 32)
+_TEXT = (235, 235, 235)
+
+
+def draw_people(image, people, skeleton, score_threshold=0.2):
+  """Draws limbs as lines and keypoints as dots, coloured by the person's own left and right.
+
+  Lines are as wide as the person is large; what is less certain is smaller and more transparent.
+  People who are more certain lie on top.
+
+  Args:
+    image: uint8 [H, W, 3].
+    people: [N, K, 3] x, y in pixels and score in 0..1. Keypoints that are not finite, or not above
+      `score_threshold`, are left out; those outside the image are cut off at its edge.
+    skeleton: names and limbs of the K keypoints.
+    score_threshold: 0..1.
+
+  Returns:
+    A new uint8 [H, W, 3].
+  """
+  _check_image(image)
+  people = np.asarray(people, np.float64)
+  if len(people) and people.shape[1:] != (skeleton.num_keypoints, 3):
+    raise ValueError(f'people {people.shape} are not [N, {skeleton.num_keypoints}, 3]')
+  people = people.reshape(-1, skeleton.num_keypoints, 3)
+  drawn = np.isfinite(people).all(axis=2) & (people[..., 2] > score_threshold)  # [N, K]
+  canvas = image.astype(np.float32)
+  certainty = np.where(drawn, people[..., 2], 0).sum(axis=1)
+  for n in np.argsort(certainty, kind='stable'):
+    if drawn[n].any():
+      _draw_person(canvas, people[n, :, :2], np.clip(people[n, :, 2], 0, 1), drawn[n], skeleton)
+  return _to_uint8(canvas)
+
+
+def _draw_person(canvas, points, scores, drawn, skeleton):
+  radius = _line_radius(points[drawn])
+  opacity = 0.3 + 0.7 * np.where(drawn, scores, 0)
+  sides = [skeleton.side(k) for k in range(skeleton.num_keypoints)]
+  limbs = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b]]
+  # Every outline goes under every line, so that crossing limbs stay connected.
+  for a, b in limbs:
+    _draw_capsule(
+      canvas,
+      points[a],
+      points[b],
+      radius=1.6 * radius,
+      color=_OUTLINE,
+      opacity=0.5 * min(opacity[a], opacity[b]),
+    )
+  for a, b in limbs:
+    _draw_capsule(
+      canvas,
+      points[a],
+      points[b],
+      radius=radius,
+      color=SIDE_COLORS[_limb_side(sides[a], sides[b])],
+      opacity=min(opacity[a], opacity[b]),
+    )
+  for k in np.flatnonzero(drawn):
+    size = radius * (1.2 + 0.8 * scores[k])
+    rim = size + max(0.8, 0.4 * radius)
+    for reach, color in ((rim, _OUTLINE), (size, SIDE_COLORS[sides[k]])):
+      _draw_capsule(canvas, points[k], points[k], radius=reach, color=color, opacity=opacity[k])
+
+
+def _line_radius(points):
+  """Half a limb's width in pixels for a person with these [M, 2] keypoints."""
+  extent = np.ptp(points, axis=0).max()
+  return float(np.clip(0.01 * extent, 0.8, 8))
+
+
+def _limb_side(a, b):
+  """A limb has the side of its ends; left to right, as between the hips, is the middle."""
+  if 'middle' in (a, b):
+    return b if a == 'middle' else a
+  return a if a == b else 'middle'
+
+
+def _draw_capsule(canvas, start, end, *, radius, color, opacity):
+  """Blends a line with round ends, or a dot where both ends agree, into float [H, W, 3] in place.
+
+  Antialiased by its distance field: a pixel is covered by how far its centre lies within the
+  outline, over a band one pixel wide.
+  """
+  height, width = canvas.shape[:2]
+  reach = radius + 1
+  low = np.clip(np.floor(np.minimum(start, end) - reach), 0, (width, height)).astype(int)
+  high = np.clip(np.ceil(np.maximum(start, end) + reach) + 1, 0, (width, height)).astype(int)
+  if (low >= high).any():
+    return
+  x = np.arange(low[0], high[0])[None, :] - start[0]
+  y = np.arange(low[1], high[1])[:, None] - start[1]
+  along = end - start
+  # How far along the line, 0..1, its point nearest to each pixel lies.
+  nearest = np.clip((x * along[0] + y * along[1]) / max(along @ along, 1e-12), 0, 1)
+  distance = np.hypot(x - nearest * along[0], y - nearest * along[1])
+  cover = opacity * np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
+  patch = canvas[low[1] : high[1], low[0] : high[0]]
+  patch += cover * (np.asarray(color, np.float32) - patch)
+
+
+def heatmap_grid(image, heatmaps, skeleton):
+  """Each keypoint's heatmap over a grey copy of the crop, with its name and peak value.
+
+  Heat is on an absolute scale from 0 to 1, the peak of a training target, so an unsure network
+  looks unsure.
+
+  Args:
+    image: uint8 [H, W, 3], the crop that the network saw, before normalising.
+    heatmaps: float [h, w, K] of that crop, any resolution.
+    skeleton: names of the K keypoints.
+
+  Returns:
+    uint8 image of the grid, roughly square, the crops at their own size.
+  """
+  _check_image(image)
+  heatmaps = np.nan_to_num(np.asarray(heatmaps, np.float32))
+  if heatmaps.ndim != 3 or heatmaps.shape[2] != skeleton.num_keypoints:
+    raise ValueError(f'heatmaps {heatmaps.shape} are not [h, w, {skeleton.num_keypoints}]')
+  height, width = image.shape[:2]
+  grey = 0.6 * np.asarray(Image.fromarray(image).convert('L'), np.float32)[..., None]
+  cells, captions = [], []
+  for k, name in enumerate(skeleton.keypoints):
+    heat = Image.fromarray(heatmaps[..., k]).resize((width, height), Image.Resampling.BILINEAR)
+    heat = np.clip(np.asarray(heat), 0, 1)
+    color = np.stack([np.interp(heat, _HEAT_STOPS, c) for c in zip(*_HEAT_COLORS)], axis=-1)
+    # The square root lets the flanks of a peak show.
+    cells.append(_to_uint8(grey + np.sqrt(heat)[..., None] * (color - grey)))
+    captions.append(f'{name.replace("_", " ")} {heatmaps[..., k].max(initial=0):.2f}')
+  columns = math.ceil(math.sqrt(len(cells) * (height + _CAPTION_HEIGHT) / width))
+  return contact_sheet(cells, columns, (height, width), captions)
+
+
+def contact_sheet(images, columns, cell_size, captions=None):
+  """Images side by side, row by row, each shrunk or enlarged to fit its cell.
+
+  Args:
+    images: uint8 [H, W, 3] each, of any sizes.
+    columns: cells in a row.
+    cell_size: (height, width) in pixels of a cell, without its caption.
+    captions: a line of text for each image, cut where it is wider than the cell; or None.
+
+  Returns:
+    uint8 image.
+  """
+  if captions is not None and len(captions) != len(images):
+    raise ValueError(f'{len(captions)} captions for {len(images)} images')
+  height, width = cell_size
+  caption_height = 0 if captions is None else _CAPTION_HEIGHT
+  rows = math.ceil(len(images) / columns)
+  step_x, step_y = width + _GAP, height + caption_height + _GAP
+  sheet = Image.new('RGB', (columns * step_x + _GAP, rows * step_y + _GAP), _BACKGROUND)
+  draw = ImageDraw.Draw(sheet)
+  font = ImageFont.load_default(_FONT_SIZE)
+  for i, image in enumerate(images):
+    _check_image(image)
+    left, top = _GAP + i % columns * step_x, _GAP + i // columns * step_y
+    zoom = min(height / image.shape[0], width / image.shape[1])
+    size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
+    fitted = Image.fromarray(image)
+    if size != fitted.size:
+      fitted = fitted.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(fitted, (left + (width - size[0]) // 2, top + (height - size[1]) // 2))
+    if captions is not None:
+      draw.text((left + 1, top + height + 1), _cut(captions[i], font, width - 2), _TEXT, font)
+  return np.array(sheet)
+
+
+def _cut(text, font, width):
+  """The text, or as much of it as fits into `width` pixels, then two dots."""
+  if font.getlength(text) <= width:
+    return text
+  while text and font.getlength(text + '..') > width:
+    text = text[:-1]
+  return text + '..'
+
+
+def _check_image(image):
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(f'want a uint8 image [H, W, 3], not {image.dtype} {image.shape}')
+
+
+def _to_uint8(image):
+  return np.clip(np.rint(image), 0, 255).astype(np.uint8)
