@@ -35,19 +35,25 @@ def run():
     return
   if _CONFIG.value is None:
     raise errors.ConfigError('--config is missing: e.g. --config=configs/quickstart.py')
+  try:
+    config = _CONFIG.value.copy_and_resolve_references()
+  except OSError as error:  # ml_collections keeps a file that did not load until it is used
+    raise errors.ConfigError(f'--config: {str(error).splitlines()[-1].strip()}') from error
   from mrpose_jax import evaluate
   from mrpose_jax import train
 
   if _MODE.value == 'eval':
-    evaluate.evaluate(_CONFIG.value, _WORKDIR.value)
+    evaluate.evaluate(config, _WORKDIR.value)
   else:
-    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    train.train_and_evaluate(config, _WORKDIR.value)
 
 
 def main(argv):
   if len(argv) > 1:
     _fail(errors.ConfigError(f'unknown argument {argv[1]!r}: every option starts with --'))
-  logging.basicConfig(format='%(asctime)s %(message)s', datefmt='%H:%M:%S', force=True)
+  logging.basicConfig(
+    level=logging.WARNING, format='%(asctime)s %(message)s', datefmt='%H:%M:%S', force=True
+  )
   logging.getLogger('absl').setLevel(logging.WARNING)  # Orbax, TFDS and Grain tell a lot
   logging.getLogger('mrpose_jax').setLevel(logging.INFO)
   try:
@@ -63,7 +69,9 @@ def parse_flags(argv):
   except errors.UserError as error:
     _fail(error)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    _fail(errors.ConfigError(str(error).strip('\'"').splitlines()[0]))
+    while isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
+      error = error.args[0]
+    _fail(errors.ConfigError(' '.join(str(error.args[0]).split())))
 
 
 def _fail(error):

@@ -14,6 +14,9 @@ import numpy as np
 from mrpose_jax import errors
 from mrpose_jax import skeleton as skeletons
 
+# What reading a record of the wrong form raises; int(inf) is an OverflowError.
+_MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Person:
@@ -73,7 +76,8 @@ def read_coco(path) -> Annotations:
     raise errors.DataError(
       f'{path}: not a COCO annotation file (it needs lists "images", "annotations", "categories")'
     )
-  categories = [c for c in content['categories'] if c.get('keypoints')] or content['categories']
+  named = [c for c in content['categories'] if isinstance(c, dict) and {'id', 'name'} <= c.keys()]
+  categories = [c for c in named if c.get('keypoints')] or named
   if len(categories) != 1:
     raise errors.DataError(
       f'{path}: {len(categories)} categories with keypoints; one is expected per file'
@@ -85,11 +89,13 @@ def read_coco(path) -> Annotations:
   for row in content['images']:
     try:
       number, name, limit = int(row['id']), str(row['file_name']), (row['width'], row['height'])
-    except (KeyError, TypeError, ValueError):
+    except _MALFORMED:
       problems.append(f'image {_brief(row)} lacks id, file_name, width or height')
       continue
     if number in images:
       problems.append(f'image id {number} stands twice')
+    elif not all(_is_positive(n) for n in limit):
+      problems.append(f'image {number}: {limit[0]} x {limit[1]} pixels')
     elif _leaves_folder(name):
       problems.append(f'image {number}: file name {name!r} leaves the image folder')
     else:
@@ -100,7 +106,8 @@ def read_coco(path) -> Annotations:
     try:
       number, image, category = int(row['id']), int(row['image_id']), row['category_id']
       crowd, box, flat = row.get('iscrowd', 0), row['bbox'], row.get('keypoints')
-    except (KeyError, TypeError, ValueError):
+      area = row.get('area') or None
+    except _MALFORMED:
       problems.append(f'annotation {_brief(row)} lacks id, image_id, category_id or bbox')
       continue
     if category != categories[0]['id']:
@@ -111,7 +118,7 @@ def read_coco(path) -> Annotations:
       problems.append(f'annotation {number}: there is no image {image}')
     elif crowd:
       dropped['crowd'] += 1
-    elif flat is None or not any(flat):
+    elif not flat or (isinstance(flat, list) and not any(flat)):
       dropped['no keypoints'] += 1
     else:
       seen.add(number)
@@ -119,12 +126,14 @@ def read_coco(path) -> Annotations:
       box, reason = _clip_box(box, images[image][1])
       if problem:
         problems.append(f'annotation {number}: {problem}')
+      elif not (area is None or _is_positive(area)):
+        problems.append(f'annotation {number}: area {area!r} is not usable')
       elif reason:
         dropped[reason] += 1
       elif not visible.any():
         dropped['no keypoints'] += 1
       else:
-        area = float(row.get('area') or box[2] * box[3])
+        area = float(area or box[2] * box[3])
         images[image][2].append(Person(number, box, area, keypoints, visible))
   _raise_problems(path, problems)
   entries = [ImageEntry(number, name, people) for number, (name, _, people) in images.items()]
@@ -154,11 +163,14 @@ def read_mpii(path) -> Annotations:
       center, scale = np.array(row['center'], np.float64), float(row['scale'])
       joints = np.array(row.get('joints', np.zeros((num_keypoints, 2))), np.float64)
       labelled = np.array(row.get('joints_vis', np.zeros(num_keypoints)), np.float64) > 0
-    except (KeyError, TypeError, ValueError):
+    except _MALFORMED:
       problems.append(f'row {number} {_brief(row)} lacks image, center, scale or joints')
       continue
     if joints.shape != (num_keypoints, 2) or labelled.shape != (num_keypoints,):
-      problems.append(f'row {number}: {len(joints)} joints, not {num_keypoints}')
+      problems.append(
+        f'row {number}: joints of shape {joints.shape} and joints_vis of '
+        f'{labelled.shape}, not {num_keypoints} x 2 and {num_keypoints}'
+      )
     elif center.shape != (2,) or not (np.isfinite(center).all() and 0 < scale < math.inf):
       problems.append(f'row {number}: center {row["center"]} or scale {scale} is not usable')
     elif not np.isfinite(joints).all():
@@ -203,7 +215,7 @@ def read_detections(path, score_threshold: float = 0.0) -> dict[str, np.ndarray]
     try:
       keep = row.get('category_id', 1) == 1 and float(row['score']) >= score_threshold
       fields = int(row['image_id']), [float(value) for value in row['bbox']], float(row['score'])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except _MALFORMED:
       problems.append(f'row {number} {_brief(row)} lacks image_id, bbox or score')
       continue
     box = fields[1]
@@ -241,7 +253,7 @@ def _clip_box(box, limit):
   """The box within its image by the released code's rule, or the reason why there is none."""
   try:
     x, y, width, height = (float(value) for value in box)
-  except (TypeError, ValueError):
+  except _MALFORMED:
     return None, 'box is not four numbers'
   if not np.isfinite([x, y, width, height]).all():
     return None, 'box is not finite'
@@ -262,8 +274,12 @@ def _read_json(path):
     beside = sorted(p.name for p in folder.glob('*.json')) if folder.is_dir() else []
     found = f'; found there: {", ".join(beside[:6])}' if beside else ''
     raise errors.DataError(f'{path}: there is no such file{found}') from error
-  except (OSError, ValueError) as error:
+  except (OSError, RecursionError, ValueError) as error:
     raise errors.DataError(f'{path}: not a readable JSON file ({error})') from error
+
+
+def _is_positive(value):
+  return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _leaves_folder(name):

@@ -91,11 +91,12 @@ def normalize(crops: jax.Array, channel_order: str) -> jax.Array:
   """[.., 3] RGB in 0..255 -> normalised; 'bgr' swaps the channels under the same statistics."""
   if channel_order == 'bgr':
     crops = crops[..., ::-1]
-  return (crops - 255 * MEAN) / (255 * STD)
+  mean, std = (jnp.broadcast_to(255 * values, crops.shape) for values in (MEAN, STD))
+  return (crops - mean) / std
 
 
 def _patch_to_image(origin, zoom):
   """[N, 2, 3]: image = origin + (patch + 1/2) / zoom - 1/2, pixel areas matching."""
-  linear = jnp.eye(2) / zoom[:, None, :]
+  linear = jnp.eye(2)[None] / zoom[:, None, :]
   shift = origin + 0.5 / zoom - 0.5
   return jnp.concatenate([linear, shift[..., None]], -1)

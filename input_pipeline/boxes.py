@@ -50,16 +50,17 @@ def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
   """
   xp = _numpy_of(center, size, rotation, flip)
   center, size = xp.asarray(center), xp.asarray(size)
+  dtype = xp.result_type(center, size, xp.float32)
   height, width = crop_size
   scale = width / size[..., 0]
-  angle = xp.deg2rad(xp.asarray(rotation, center.dtype))
+  angle = xp.deg2rad(xp.asarray(rotation, dtype))
   cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
-  linear = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
-  middle = xp.asarray([0.5 * width, 0.5 * height], center.dtype)
-  shift = middle - (linear @ center[..., None])[..., 0]
-  matrix = xp.concatenate([linear, shift[..., None]], -1)
-  mirror = xp.asarray([[-1, 0, width], [0, 1, 0]], center.dtype)
-  return xp.where(xp.asarray(flip)[..., None, None], compose(mirror, matrix), matrix)
+  mirror = xp.where(xp.asarray(flip), -1, 1).astype(dtype)
+  x, y = center[..., 0], center[..., 1]
+  to_x = [mirror * cos, mirror * sin, 0.5 * width - mirror * (cos * x + sin * y)]
+  to_y = [-sin, cos, 0.5 * height - (cos * y - sin * x)]
+  entries = xp.stack(xp.broadcast_arrays(*to_x, *to_y), -1)
+  return entries.reshape(*entries.shape[:-1], 2, 3)
 
 
 def heatmap_to_image(points, center, size, heatmap_size):
@@ -75,10 +76,10 @@ def heatmap_to_image(points, center, size, heatmap_size):
     heatmap_size: (height, width).
   """
   xp = _numpy_of(points, center, size)
+  points, center, size = xp.asarray(points), xp.asarray(center), xp.asarray(size)
   height, width = heatmap_size
-  middle = xp.asarray([0.5 * width, 0.5 * height], xp.float32)
-  scale = (xp.asarray(size)[..., :1] / width)[..., None, :]
-  return (xp.asarray(points) - middle) * scale + xp.asarray(center)[..., None, :]
+  x, y = points[..., 0] - 0.5 * width, points[..., 1] - 0.5 * height  # [.., K]
+  return xp.stack([x, y], -1) * (size[..., None, :1] / width) + center[..., None, :]
 
 
 def reach(center, size, scale: float = 0.0, rotated: bool = False):
@@ -99,27 +100,30 @@ def reach(center, size, scale: float = 0.0, rotated: bool = False):
   return center - half, center + half
 
 
+# Written out by coordinates: a matrix product would run in bfloat16 on TPU, which knows a position
+# near pixel 500 to two pixels.
+
+
 def compose(outer, inner):
   """The matrix [.., 2, 3] of outer(inner(p))."""
-  linear = outer[..., :2] @ inner[..., :2]
-  shift = (outer[..., :2] @ inner[..., 2:]) + outer[..., 2:]
-  return _numpy_of(outer, inner).concatenate([linear, shift], -1)
+  xp = _numpy_of(outer, inner)
+  product = outer[..., :1] * inner[..., :1, :] + outer[..., 1:2] * inner[..., 1:, :]
+  return xp.concatenate([product[..., :2], product[..., 2:] + outer[..., 2:]], -1)
 
 
 def invert(matrix):
   """The inverse map of [.., 2, 3]."""
   xp = _numpy_of(matrix)
-  (a, b), (c, d) = xp.moveaxis(matrix[..., :2], (-2, -1), (0, 1))
-  determinant = a * d - b * c
-  linear = xp.stack([xp.stack([d, -b], -1), xp.stack([-c, a], -1)], -2)
-  linear = linear / determinant[..., None, None]
-  return xp.concatenate([linear, -(linear @ matrix[..., 2:])], -1)
+  (a, b, x), (c, d, y) = xp.moveaxis(matrix, (-2, -1), (0, 1))
+  adjugate = xp.stack([d, -b, b * y - d * x, -c, a, c * x - a * y], -1)
+  return adjugate.reshape(matrix.shape) / (a * d - b * c)[..., None, None]
 
 
 def transform(matrix, points):
   """Maps points [.., K, 2] by [.., 2, 3]."""
   xp = _numpy_of(matrix, points)
-  return points @ xp.swapaxes(matrix[..., :2], -1, -2) + xp.swapaxes(matrix[..., 2:], -1, -2)
+  x_axis, y_axis, shift = xp.moveaxis(matrix, -1, 0)[..., None, :]  # [.., 1, 2] each
+  return points[..., :1] * x_axis + points[..., 1:] * y_axis + shift
 
 
 def _numpy_of(*arrays):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL import UnidentifiedImageError
 
 from mrpose_jax import errors
 
@@ -33,11 +34,15 @@ def decode(data: bytes, where: str) -> np.ndarray:
       )
     if image.mode.startswith('I') or image.mode == 'F':
       gray = np.asarray(image, np.float32)
-      gray = np.clip(gray / (257 if gray.max() > 255 else 1), 0, 255).astype(np.uint8)
+      deep = image.mode.startswith('I;16') or gray.max() > 255
+      gray = np.clip(gray / (257 if deep else 1), 0, 255).astype(np.uint8)
       return np.repeat(gray[..., None], 3, -1)
+    image.info.pop('transparency', None)  # of a palette; Pillow warns before it drops it
     return np.asarray(image.convert('RGB'))
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = 'the file is empty' if not data else str(error) or type(error).__name__
+  except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+      reason = 'not of a known image format' if data else 'the file is empty'
     raise errors.DataError(f'{where}: not a readable image ({reason})') from error
 
 
@@ -78,17 +83,19 @@ def cut_patch(image: np.ndarray, low, high, canvas: int) -> Patch:
     image: uint8 [H, W, 3].
     low, high: [2] xy corners in image pixels, outside the image or not. One pixel more is cut all
       around, so that bilinear sampling up to the corners sees what it would see in the image.
-    canvas: longest side in pixels; a larger patch is area-averaged down to it.
+    canvas: longest side in pixels; a larger patch is averaged down to it.
   """
   limit = np.array(image.shape[1::-1])
-  low = np.clip(np.floor(low).astype(np.int64) - 1, 0, limit - 1)
-  high = np.clip(np.ceil(high).astype(np.int64) + 2, low + 1, limit)
+  low = np.clip(np.floor(low) - 1, 0, limit - 1).astype(np.int64)
+  high = np.clip(np.ceil(high) + 2, low + 1, limit).astype(np.int64)
   pixels = image[low[1] : high[1], low[0] : high[0]]
   size = high - low
   longest = size.max()
   zoom = np.ones(2, np.float32)
   if longest > canvas:
     small = np.maximum(np.round(size * (canvas / longest)).astype(np.int64), 1)
-    pixels = np.asarray(Image.fromarray(pixels).resize(tuple(small.tolist()), Image.Resampling.BOX))
+    # Pillow's BOX gives each pixel to one average as a whole, which moves dots by up to 0.4 pixels.
+    shrunk = Image.fromarray(pixels).resize(tuple(small.tolist()), Image.Resampling.HAMMING)
+    pixels = np.asarray(shrunk)
     zoom = (small / size).astype(np.float32)
   return Patch(pixels, low.astype(np.float32), zoom)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -105,13 +106,18 @@ def open_dataset(name: str, data_dir) -> Dataset:
     DataError: it was not prepared.
   """
   root = pathlib.Path(data_dir).expanduser() / name
-  versions = sorted(root.glob('[0-9]*/dataset_info.json'))
+  # A preparation that was killed leaves a folder such as 1.0.0.incomplete.4R7K2P.
+  versions = {
+    tuple(map(int, path.parent.name.split('.'))): path.parent
+    for path in root.glob('*/dataset_info.json')
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.parent.name)
+  }
   if not versions:
     raise errors.DataError(
       f'{root}: no prepared data; run: '
       f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
     )
-  folder = versions[-1].parent
+  folder = versions[max(versions)]
   metadata = json.loads((folder / 'metadata.json').read_text())
   return Dataset(
     folder=folder,
@@ -172,7 +178,7 @@ def evaluation_batches(
   Args:
     dataset: from `open_dataset`.
     batch_size: people a batch.
-    canvas: side of the patches in pixels; a region that shows more of its image is area-averaged
+    canvas: side of the patches in pixels; a region that shows more of its image is averaged
       down to it.
     detections: from `annotations.read_detections`; by default the annotated boxes are used.
 

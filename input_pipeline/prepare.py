@@ -115,13 +115,15 @@ def prepare(
       )
 
   folder = data_dir / dataset
-  if overwrite and folder.exists():
-    shutil.rmtree(folder)
+  # A replacement is written beside what it replaces, which stays until the new one is whole.
+  parent = data_dir / f'{dataset}.replacement' if overwrite else data_dir
+  if overwrite:
+    shutil.rmtree(parent, ignore_errors=True)
   crops = pose_builder.CropSettings(aspect=known.aspect, scale=scale, canvas=canvas)
-  builder = known.builder(splits=splits, crops=crops, data_dir=data_dir)
+  builder = known.builder(splits=splits, crops=crops, data_dir=parent)
   earlier = folder / str(builder.VERSION) / 'metadata.json'
-  if earlier.exists():
-    if json.loads(earlier.read_text()) != json.loads(json.dumps(builder.info.metadata)):
+  if earlier.exists() and not overwrite:
+    if json.loads(earlier.read_text()) != json.loads(json.dumps(builder.settings)):
       raise errors.DataError(
         f'{folder}: was prepared with other settings; replace it with --overwrite, '
         'or choose another --data_dir'
@@ -130,11 +132,16 @@ def prepare(
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download, which there is not
     builder.download_and_prepare()
+  if overwrite:
+    shutil.rmtree(folder, ignore_errors=True)
+    (parent / dataset).rename(folder)
+    shutil.rmtree(parent)
   return f'{builder.report()}\nwritten to {folder}'
 
 
 def main(argv):
-  del argv
+  if len(argv) > 1:
+    _fail(errors.ConfigError(f'unknown argument {argv[1]!r}: every option starts with --'))
   logging.set_verbosity(logging.WARNING)
   try:
     print(
@@ -150,10 +157,22 @@ def main(argv):
       )
     )
   except errors.UserError as error:
-    print(f'{type(error).__name__}: {error}', file=sys.stderr)
-    sys.exit(error.exit_code)
+    _fail(error)
+
+
+def parse_flags(argv):
+  """absl's parser, with one line and exit code 2 for a wrong flag."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(errors.ConfigError(str(error)))
+
+
+def _fail(error):
+  print(f'{type(error).__name__}: {error}', file=sys.stderr)
+  sys.exit(error.exit_code)
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['dataset', 'data_dir'])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

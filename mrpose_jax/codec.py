@@ -43,23 +43,24 @@ class Codec:
       [..., K]: 1, or 0 where the keypoint is not labelled or its Gaussian misses the heatmap
       (those heatmaps are zero).
     """
-    height, width = self.heatmap_size
-    radius = int(3 * self.sigma)
-    stride = jnp.array([self.image_size[1] / width, self.image_size[0] / height], jnp.float32)
-    # Rounded as the released code rounds, towards zero after adding a half.
-    center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / stride + 0.5)
-    limit = jnp.array([width, height], jnp.float32)
-    touches = ((center - radius < limit) & (center + radius + 1 >= 0)).all(-1)
-    weights = ((visible > 0) & touches).astype(jnp.float32)
-
-    def profile(size, center):  # [..., K] -> [..., size, K]
-      distance = jnp.arange(size, dtype=jnp.float32)[:, None] - center[..., None, :]
-      gaussian = jnp.exp(-jnp.square(distance) / (2 * self.sigma**2))
-      return jnp.where(jnp.abs(distance) <= radius, gaussian, 0.0)
-
-    rows = profile(height, center[..., 1]) * weights[..., None, :]
-    columns = profile(width, center[..., 0])
+    keypoints = jnp.asarray(keypoints, jnp.float32)
+    rows, in_rows = self._profile(keypoints[..., 1], axis=0)  # [..., H, K], [..., K]
+    columns, in_columns = self._profile(keypoints[..., 0], axis=1)
+    weights = ((visible > 0) & in_rows & in_columns).astype(jnp.float32)
+    rows *= weights[..., None, :]
     return rows[..., :, None, :] * columns[..., None, :, :], weights
+
+  def _profile(self, position, axis):
+    """The Gaussians along one axis, [..., size, K], and which of them touch the heatmap."""
+    size = self.heatmap_size[axis]
+    radius = int(3 * self.sigma)
+    # Rounded as the released code rounds, towards zero after adding a half.
+    center = jnp.trunc(position * (size / self.image_size[axis]) + 0.5)
+    pixels = jnp.arange(size, dtype=jnp.float32).reshape((1,) * (center.ndim - 1) + (size, 1))
+    distance = pixels - center[..., None, :]
+    gaussian = jnp.exp(-jnp.square(distance) / (2 * self.sigma**2))
+    touches = (center - radius < size) & (center + radius + 1 >= 0)
+    return jnp.where(jnp.abs(distance) <= radius, gaussian, 0.0), touches
 
   def decode(self, heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Peaks: [..., H, W, K] -> keypoints [..., K, 2] x, y in heatmap pixels, and scores [..., K].

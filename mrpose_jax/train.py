@@ -1,18 +1,16 @@
 """Training: the pure step first, the loop that wires everything last."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
 import pathlib
-import sys
-import time
 
 import jax
 import ml_collections
 import numpy as np
 import optax
-import tqdm
 
 from input_pipeline import augment
 from input_pipeline import loader
@@ -26,6 +24,7 @@ from mrpose_jax import metric_writer
 from mrpose_jax import optimizer as optimizers
 from mrpose_jax import parallel
 from mrpose_jax import predict
+from mrpose_jax import progress as progress_bar
 from mrpose_jax import report
 from mrpose_jax import skeleton as skeletons
 from mrpose_jax import torch_weights
@@ -76,7 +75,7 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
+    return state, {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
 
   return train_step
 
@@ -167,38 +166,38 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   )
 
   # Loop.
-  writer = metric_writer.MetricWriter(workdir)
-  progress = Progress(start_step, total_steps, batch_size)
   batches = loader.train_batches(
     dataset, batch_size, config.seed, start_step, config.data.num_workers
   )
   batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, mesh))
-  interval = []
-  for step, batch in zip(range(start_step + 1, total_steps + 1), batches):
-    state, metrics = train_step(state, batch)
-    interval.append(metrics)
-    progress.advance(metrics)
-    evaluates = step % evaluate_every == 0 or step == total_steps
-    if evaluates or step % config.train.log_every == 0:
-      scalars = _mean_of(jax.device_get(interval))
-      _check_finite(scalars, step, schedule, workdir)
-      interval = []
-      scalars['learning_rate'] = float(schedule(step - 1))
-      scalars['people_per_second'] = progress.log(scalars['loss'])
-      writer.write(step, scalars)
-    if evaluates:
-      with progress.paused():
-        predictions = evaluate.predict_split(predict_step, state.variables, dataset, config, mesh)
-        scores, kept = evaluate.score(predictions, dataset, config)
-        evaluate.write_results(scores, kept, dataset, workdir, step)
-        checkpoints.save(step, state, meta, evaluate.primary(scores))
-        writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
-        progress.note(f'step {step}: ' + report.one_line(scores))
-  progress.close()
-  writer.close()
-  checkpoints.wait()
-  best = checkpoints.best_step()
-  checkpoints.close()
+  with (
+    contextlib.closing(checkpoints),
+    contextlib.closing(metric_writer.MetricWriter(workdir)) as writer,
+    contextlib.closing(progress_bar.Progress(start_step, total_steps, batch_size)) as progress,
+  ):
+    interval = []
+    for step, batch in zip(range(start_step + 1, total_steps + 1), batches):
+      state, metrics = train_step(state, batch)
+      interval.append(metrics)
+      progress.advance(metrics)
+      evaluates = step % evaluate_every == 0 or step == total_steps
+      if evaluates or step % config.train.log_every == 0:
+        scalars = _mean_of(jax.device_get(interval))
+        _check_finite(scalars, step, schedule, workdir)
+        interval = []
+        scalars['learning_rate'] = float(schedule(step - 1))
+        scalars['people_per_second'] = progress.log(scalars['loss'])
+        writer.write(step, scalars)
+      if evaluates:
+        with progress.paused():
+          predictions = evaluate.predict_split(predict_step, state.variables, dataset, config, mesh)
+          scores, kept = evaluate.score(predictions, dataset, config)
+          evaluate.write_results(scores, kept, dataset, workdir, step)
+          checkpoints.save(step, state, meta, evaluate.primary(scores))
+          writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
+          progress.note(f'step {step}: {report.one_line(scores)}')
+    checkpoints.wait()
+    best = checkpoints.best_step()
 
   # The best checkpoint's results were written when it was made.
   folder = workdir / 'eval' / str(best)
@@ -206,79 +205,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   print(report.markdown_table({f'{model.network}, step {best}': metrics}))
   print(f'predictions and pictures: {folder}')
   return metrics
-
-
-class Progress:
-  """A bar in a terminal, a line an interval elsewhere; its rate leaves out compiling and pauses."""
-
-  def __init__(self, start_step: int, total_steps: int, batch_size: int):
-    self._batch_size = batch_size
-    self._steps = 0
-    self._seconds = 0.0
-    self._since = None
-    self._left = total_steps - start_step
-    self._step, self._total = start_step, total_steps
-    self._bar = tqdm.tqdm(
-      initial=start_step,
-      total=total_steps,
-      unit='step',
-      disable=not sys.stderr.isatty(),
-      bar_format='{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}',
-    )
-
-  def advance(self, metrics):
-    """One step was dispatched; the first ends with its compilation and is not timed."""
-    self._step += 1
-    self._left -= 1
-    self._bar.update()
-    if self._since is None:
-      jax.block_until_ready(metrics)
-      self._since = time.perf_counter()
-    else:
-      self._steps += 1
-
-  def log(self, loss: float) -> float:
-    """Shows loss, people a second and the time left; returns people a second since the start."""
-    self._tick()
-    rate = self._steps * self._batch_size / self._seconds if self._seconds else math.nan
-    left = '?'
-    if self._steps:
-      left = tqdm.tqdm.format_interval(self._left * self._seconds / self._steps)
-    self._bar.set_postfix_str(f'loss {loss:.6f}, {rate:.1f} people/s, {left} left')
-    if self._bar.disable:
-      log.info(
-        'step %d/%d, loss %.6f, %.1f people/s, %s left', self._step, self._total, loss, rate, left
-      )
-    return rate
-
-  def paused(self):
-    """A context whose time does not count."""
-    return _Pause(self)
-
-  def note(self, text: str):
-    if self._bar.disable:
-      log.info('%s', text)
-    else:
-      self._bar.write(text, file=sys.stderr)
-
-  def close(self):
-    self._bar.close()
-
-  def _tick(self):
-    now = time.perf_counter()
-    self._seconds += now - self._since
-    self._since = now
-
-
-class _Pause:
-  def __init__(self, progress):
-    self._progress = progress
-
-  def __enter__(self):
-    self._progress._tick()
-
-  def __exit__(self, *_):
-    self._progress._since = time.perf_counter()
 
 
 def check(config: ml_collections.ConfigDict):

@@ -69,6 +69,12 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     self.skeleton = next(iter(self.annotations.values())).skeleton
     for name, split in splits.items():
       _check_images(self.annotations[name], split)
+    # Kept apart from info.metadata, which TFDS replaces by those of an earlier preparation.
+    self.settings = {
+      'skeleton': dataclasses.asdict(self.skeleton),
+      'crops': dataclasses.asdict(crops),
+      'annotation_files': {name: split.annotation_file.name for name, split in splits.items()},
+    }
     super().__init__(file_format='array_record', **kwargs)
 
   @staticmethod
@@ -94,11 +100,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     }
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(features),
-      metadata=tfds.core.MetadataDict(
-        skeleton=dataclasses.asdict(self.skeleton),
-        crops=dataclasses.asdict(self.crops),
-        annotation_files={name: split.annotation_file.name for name, split in self.splits.items()},
-      ),
+      metadata=tfds.core.MetadataDict(self.settings),
     )
 
   def _split_generators(self, dl_manager):

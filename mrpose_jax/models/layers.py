@@ -178,7 +178,8 @@ class Conv(nn.Module):
     else:
       x = convolve(x, kernel, self.stride, (self.size - 1) // 2)
     if self.use_bias:
-      x += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x += bias.astype(x.dtype)[None, None, None]
     return x
 
 
@@ -224,7 +225,10 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value, running_var.value
     factor = scale * lax.rsqrt(var + self.epsilon)
-    return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)
+    shift = bias - mean * factor
+    return (x.astype(jnp.float32) * factor[None, None, None] + shift[None, None, None]).astype(
+      x.dtype
+    )
 
 
 class Up(nn.Module):

@@ -1,0 +1,176 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from input_pipeline import images
+from input_pipeline import loader
+from input_pipeline import prepare
+from mrpose_jax import errors
+from tests.input_pipeline import tiny_coco
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def source(tmp_path):
+  return tiny_coco.write(tmp_path / 'source')
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+  return tmp_path / 'data'
+
+
+def files_of(folder):
+  return {
+    path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()
+  }
+
+
+def test_report_and_second_run(source, data_dir):
+  report = prepare.prepare('coco', source, data_dir)
+  assert 'train: 6 people in 3 images' in report
+  assert 'validation: 5 people in 3 images' in report
+  before = files_of(data_dir)
+  assert 'prepared before and stays' in prepare.prepare('coco', source, data_dir)
+  assert files_of(data_dir) == before
+
+
+def test_other_settings_are_refused_until_overwritten(source, data_dir):
+  prepare.prepare('coco', source, data_dir, validation='')
+  before = files_of(data_dir)
+  for changed in ({'canvas': 32}, {'scale': 0.3}, {'train': 'val2017'}):
+    with pytest.raises(errors.DataError, match='was prepared with other settings'):
+      prepare.prepare('coco', source, data_dir, **{'validation': ''} | changed)
+  with pytest.raises(errors.DataError, match='was prepared with other settings'):
+    prepare.prepare('coco', source, data_dir)  # with the validation split now
+  assert files_of(data_dir) == before
+  prepare.prepare('coco', source, data_dir, validation='', canvas=32, overwrite=True)
+  assert loader.open_dataset('coco', data_dir).crops['canvas'] == 32
+  assert not list(data_dir.glob('*replacement*'))
+
+
+def test_overwriting_with_bad_data_keeps_what_was_there(source, data_dir):
+  prepare.prepare('coco', source, data_dir)
+  before = files_of(data_dir)
+  (source / 'images/val2017/21.png').unlink()
+  with pytest.raises(errors.DataError, match='missing'):
+    prepare.prepare('coco', source, data_dir, overwrite=True)
+  assert files_of(data_dir) == before
+
+
+def test_one_split_alone(source, data_dir):
+  prepare.prepare('coco', source, data_dir, train='')
+  dataset = loader.open_dataset('coco', data_dir)
+  assert len(dataset.source('validation')) == 3
+  with pytest.raises(errors.DataError, match=r"has no split 'train'; .*--train=NAME_OF_THE_SET"):
+    dataset.source('train')
+  with pytest.raises(errors.ConfigError, match='nothing to prepare'):
+    prepare.prepare('coco', source, data_dir, train='', validation='')
+
+
+def test_missing_images_are_counted(source, data_dir):
+  for name in ('11.png', '13.png'):
+    (source / 'images/train2017' / name).unlink()
+  with pytest.raises(errors.DataError, match=r'2 of 3 images are missing, first 11\.png'):
+    prepare.prepare('coco', source, data_dir)
+  assert not data_dir.exists()
+
+
+def test_a_missing_set_names_what_is_there(source, data_dir):
+  with pytest.raises(errors.DataError) as raised:
+    prepare.prepare('coco', source, data_dir, validation='val2014')
+  assert 'person_keypoints_val2014.json: there is no such file' in str(raised.value)
+  assert 'found: person_keypoints_train2017.json, person_keypoints_val' in str(raised.value)
+  assert "--validation=''" in str(raised.value)
+  with pytest.raises(errors.DataError, match='nowhere: there is no such folder'):
+    prepare.prepare('coco', source / 'nowhere', data_dir)
+
+
+@pytest.mark.parametrize('interrupt', [KeyboardInterrupt, OSError])
+def test_an_interrupted_preparation_leaves_nothing_whole(source, data_dir, monkeypatch, interrupt):
+  done = []
+
+  def encode(pixels, quality):
+    done.append(pixels)
+    if len(done) == 4:
+      raise interrupt('in the middle')
+    return image_to_jpeg(pixels, quality)
+
+  image_to_jpeg = images.encode_jpeg
+  with monkeypatch.context() as patch:
+    patch.setattr(images, 'encode_jpeg', encode)
+    with pytest.raises(interrupt):
+      prepare.prepare('coco', source, data_dir)
+  assert len(done) == 4
+  with pytest.raises(errors.DataError, match='no prepared data; run: python -m'):
+    loader.open_dataset('coco', data_dir)
+  prepare.prepare('coco', source, data_dir)
+  assert len(loader.open_dataset('coco', data_dir).source('train')) == 6
+
+
+def test_a_killed_preparation_is_not_opened(source, data_dir):
+  prepare.prepare('coco', source, data_dir)
+  # What SIGKILL leaves just before TFDS renames its temporary folder.
+  (data_dir / 'coco/1.0.0').rename(data_dir / 'coco/1.0.0.incomplete.4R7K2P')
+  with pytest.raises(errors.DataError, match='no prepared data'):
+    loader.open_dataset('coco', data_dir)
+
+
+def test_a_broken_image_stops_the_preparation(source, data_dir):
+  path = source / 'images/val2017/22.png'
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(errors.DataError, match=r'22\.png: not a readable image'):
+    prepare.prepare('coco', source, data_dir)
+
+
+def run_main(*arguments):
+  with flagsaver.flagsaver():
+    flags.FLAGS(['prepare', *arguments])
+    prepare.main(['prepare'])
+
+
+def test_main_reports_and_exits(source, data_dir, capsys):
+  run_main('--dataset=coco', f'--source={source}', f'--data_dir={data_dir}')
+  assert 'train: 6 people' in capsys.readouterr().out
+  for code, arguments in (
+    (3, [f'--source={source}/nowhere']),
+    (2, [f'--source={source}', '--train=', '--validation=']),
+  ):
+    with pytest.raises(SystemExit) as exited:
+      run_main('--dataset=coco', f'--data_dir={data_dir}', *arguments)
+    assert exited.value.code == code
+    written = capsys.readouterr()
+    assert not written.out
+    assert len(written.err.splitlines()) == 1
+
+
+def test_command_line_refuses_a_wrong_flag(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=cocoa', f'--data_dir={tmp_path}'],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONWARNINGS': 'error'},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2, done.stderr
+  assert 'cocoa' in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_metadata_say_what_was_prepared(source, data_dir):
+  prepare.prepare('coco', source, data_dir, canvas=48, scale=0.3)
+  metadata = json.loads((data_dir / 'coco/1.0.0/metadata.json').read_text())
+  assert metadata['crops'] == {'aspect': 0.75, 'padding': 1.25, 'scale': 0.3, 'canvas': 48}
+  assert metadata['skeleton']['keypoints'] == tiny_coco.CATEGORY['keypoints']
+  dataset = loader.open_dataset('coco', data_dir)
+  assert dataset.skeleton.flip_pairs == ((0, 1),)
+  for split, name in (('train', 'train2017'), ('validation', 'val2017')):
+    original = source / f'annotations/person_keypoints_{name}.json'
+    assert dataset.annotation_file(split).read_bytes() == original.read_bytes()
