@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from typing import Any
 from typing import NamedTuple
 
 import grain.python as grain
@@ -22,32 +21,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
+from input_pipeline import batch
 from input_pipeline import boxes
 from input_pipeline import images
 from mrpose_jax import errors
 from mrpose_jax import skeleton as skeletons
-
-
-class PersonBatch(NamedTuple):
-  """N people as the device gets them; all coordinates in pixels of the person's image.
-
-  Attributes:
-    patches: uint8 [N, P, P, 3], parts of images, zero beyond their size.
-    origin: [N, 2] xy of a patch's first pixel in the image.
-    zoom: [N, 2] patch pixels per image pixel.
-    center: [N, 2] xy of the region to crop.
-    size: [N, 2] width, height of the region.
-    keypoints: [N, K, 2] xy.
-    visible: [N, K], above 0 where labelled.
-  """
-
-  patches: Any
-  origin: Any
-  zoom: Any
-  center: Any
-  size: Any
-  keypoints: Any
-  visible: Any
 
 
 class Rows(NamedTuple):
@@ -90,7 +68,7 @@ class Dataset:
     return self.folder / self.annotation_files[split]
 
   def fingerprint(self) -> str:
-    """Hash of what was prepared; two data sets that differ in a record differ here."""
+    """Hash of the names and sizes of all files, and of what the descriptions say."""
     digest = hashlib.sha256()
     for path in sorted(self.folder.iterdir()):
       digest.update(f'{path.name} {path.stat().st_size}'.encode())
@@ -135,7 +113,7 @@ def train_batches(
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[PersonBatch]:
+) -> Iterator[batch.PersonBatch]:
   """This process's part of every global batch from `start_step` on, without end.
 
   Each epoch is a new shuffle of all people; the last batch of an epoch is filled from the next, so
@@ -156,7 +134,8 @@ def train_batches(
   crops = dataset.crops
   people = grain.MapDataset.source(dataset.source('train')).shuffle(seed=seed).repeat()
   people = people[start_step * batch_size + process_index :: process_count]
-  batches = people.map(_TrainExample(crops)).batch(batch_size // process_count, batch_fn=stack)
+  people = people.map(_TrainExample(crops))
+  batches = people.batch(batch_size // process_count, batch_fn=batch.stack)
   batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
   if num_workers:
     if not flags.FLAGS.is_parsed():
@@ -170,7 +149,7 @@ def evaluation_batches(
   batch_size: int,
   canvas: int,
   detections: dict[str, np.ndarray] | None = None,
-) -> Iterator[tuple[PersonBatch, Rows]]:
+) -> Iterator[tuple[batch.PersonBatch, Rows]]:
   """Every person of split 'validation' once; the last batch is filled up with empty patches.
 
   Each image is decoded once, however many boxes it has.
@@ -210,8 +189,8 @@ def evaluation_batches(
   found_any = False
   for examples, rows in _in_batches(records, batch_size):
     found_any = True
-    filler = [_empty_like(examples[0])] * (batch_size - len(examples))
-    yield stack([*examples, *filler]), Rows(*(np.stack(column) for column in zip(*rows)))
+    filler = [batch.empty_like(examples[0])] * (batch_size - len(examples))
+    yield batch.stack([*examples, *filler]), Rows(*(np.stack(column) for column in zip(*rows)))
   if not found_any:
     what = 'no detection is on one of the images' if detections else 'no person is annotated'
     raise errors.DataError(f'{dataset.folder}: {what} of split validation')
@@ -220,32 +199,11 @@ def evaluation_batches(
 def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
   """Yields put(batch), having started the transfers of the next `ahead` batches."""
   queue = collections.deque()
-  for batch in batches:
-    queue.append(put(batch))
+  for next_batch in batches:
+    queue.append(put(next_batch))
     if len(queue) > ahead:
       yield queue.popleft()
   yield from queue
-
-
-def stack(examples: list[PersonBatch]) -> PersonBatch:
-  """Single people -> a batch."""
-  return PersonBatch(*(np.stack(column) for column in zip(*examples)))
-
-
-def person_example(patch: images.Patch, center, size, keypoints, visible, canvas) -> PersonBatch:
-  """One person, the patch laid on the canvas."""
-  pixels = np.zeros((canvas, canvas, 3), np.uint8)
-  height, width = patch.pixels.shape[:2]
-  pixels[:height, :width] = patch.pixels
-  return PersonBatch(
-    pixels,
-    np.asarray(patch.origin, np.float32),
-    np.asarray(patch.zoom, np.float32),
-    np.asarray(center, np.float32),
-    np.asarray(size, np.float32),
-    np.asarray(keypoints, np.float32),
-    np.asarray(visible, np.float32),
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,14 +212,14 @@ class _TrainExample:
 
   crops: dict[str, float]
 
-  def __call__(self, record) -> PersonBatch:
+  def __call__(self, record) -> batch.PersonBatch:
     person = {name: np.asarray(value)[0] for name, value in record['people'].items()}
     where = f'person {person["person_id"]} of {_text(record["file_name"])}'
     pixels = images.decode(record['image'], where)
     patch = images.Patch(pixels, record['origin'], record['zoom'])
     region = boxes.box_to_region(person['box'], self.crops['aspect'], self.crops['padding'])
     canvas = int(self.crops['canvas'])
-    return person_example(patch, *region, person['keypoints'], person['visible'], canvas)
+    return batch.person_example(patch, *region, person['keypoints'], person['visible'], canvas)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +241,7 @@ class _EvaluationPatches:
     examples = []
     for i in range(len(box)):
       patch = images.cut_patch(image, low[i], high[i], self.canvas)
-      example = person_example(patch, center[i], size[i], unknown, unknown[:, 0], self.canvas)
+      example = batch.person_example(patch, center[i], size[i], unknown, unknown[:, 0], self.canvas)
       row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i])
       examples.append((example, row))
     return examples
@@ -299,10 +257,6 @@ def _in_batches(lists, batch_size):
       pairs = pairs[batch_size:]
   if pairs:
     yield tuple(zip(*pairs))
-
-
-def _empty_like(example):
-  return example._replace(patches=np.zeros_like(example.patches), size=np.ones_like(example.size))
 
 
 def _text(value):

@@ -8,9 +8,9 @@ import ml_collections
 import numpy as np
 
 from input_pipeline import augment
+from input_pipeline import batch as batches
 from input_pipeline import boxes as box_geometry
 from input_pipeline import images
-from input_pipeline import loader
 from mrpose_jax import checkpoint
 from mrpose_jax import codec as codecs
 from mrpose_jax import skeleton as skeletons
@@ -38,7 +38,7 @@ def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
 
 def make_predict_people(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
-) -> Callable[[dict, loader.PersonBatch], jax.Array]:
+) -> Callable[[dict, batches.PersonBatch], jax.Array]:
   """The pure function (variables, PersonBatch) -> [N, K, 3] x, y in image pixels, score.
 
   Crop, network, flip test, decoding and the way back to the image; only numbers leave the device.
@@ -118,7 +118,7 @@ class Predictor:
     canvas = self.config.eval.canvas
     unknown = np.zeros((self.skeleton.num_keypoints, 2), np.float32)
     examples = [
-      loader.person_example(
+      batches.person_example(
         images.cut_patch(image, low[i], high[i], canvas),
         center[i],
         size[i],
@@ -131,7 +131,7 @@ class Predictor:
     # Batches of 1, 2, 4, ... people, so that few programs are compiled.
     padded = 1 << (len(boxes) - 1).bit_length()
     examples += [examples[-1]] * (padded - len(boxes))
-    return np.asarray(self._predict(self._variables, loader.stack(examples)))[: len(boxes)]
+    return np.asarray(self._predict(self._variables, batches.stack(examples)))[: len(boxes)]
 
 
 def load_predictor(workdir) -> Predictor:

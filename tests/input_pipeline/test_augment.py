@@ -8,9 +8,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from input_pipeline import augment
+from input_pipeline import batch as batches
 from input_pipeline import boxes
 from input_pipeline import images
-from input_pipeline import loader
 from input_pipeline import warp
 from mrpose_jax import skeleton
 
@@ -100,8 +100,8 @@ def bright_dots(canvas):
     far = np.square(columns[..., None] - x) + np.square(rows[..., None] - y)
     image = np.round(255 * np.exp(-far / 18)).astype(np.uint8)  # [H, W, 3]
     patch = images.cut_patch(image, *boxes.reach(center, size, 0.4, rotated=True), canvas)
-    examples.append(loader.person_example(patch, center, size, keypoints, [2, 1, 0], canvas=160))
-  return loader.stack(examples)
+    examples.append(batches.person_example(patch, center, size, keypoints, [2, 1, 0], canvas=160))
+  return batches.stack(examples)
 
 
 @pytest.fixture(scope='module', params=[160, 60], ids=['whole', 'averaged'])
@@ -153,7 +153,7 @@ def assert_close(found, keypoints, batch):
 
 
 def test_turned_and_mirrored_by_hand():
-  person = loader.PersonBatch(
+  person = batches.PersonBatch(
     patches=np.zeros((1, 8, 8, 3), np.uint8),
     origin=np.zeros((1, 2), np.float32),
     zoom=np.ones((1, 2), np.float32),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import annotations
+from input_pipeline import batch as batches
 from input_pipeline import boxes
 from input_pipeline import images
 from input_pipeline import loader
@@ -100,7 +101,7 @@ def test_process_shares_interleave_to_the_global_batch(dataset, process_count, s
   ]
   for batch, parts in zip(whole, zip(*shares)):
     for i, part in enumerate(parts):
-      assert_same([part], [loader.PersonBatch(*(array[i::process_count] for array in batch))])
+      assert_same([part], [batches.PersonBatch(*(array[i::process_count] for array in batch))])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(dataset):
