@@ -16,10 +16,15 @@ def get_config(argument=None):
   config.model.width = given.width
   config.data.name = 'synthetic_people'
   config.data.image_size = (128, 96)
-  config.train.batch_size = 32
+  # Half the paper's, for half its resolution.
+  config.data.sigma = 1.0
+  # The people stand mostly upright, and there is time for a few epochs only.
+  config.augment.rotation = 15.0
+  config.augment.scale = 0.2
+  config.train.batch_size = 16
   config.train.epochs = 8.0
   config.train.drop_epochs = (6.0, 7.5)
-  config.train.log_every = 20
+  config.train.log_every = 50
   config.train.evaluate_every = 4.0
   config.eval.batch_size = 32
   config.eval.canvas = 384

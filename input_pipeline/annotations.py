@@ -14,6 +14,9 @@ import numpy as np
 from mrpose_jax import errors
 from mrpose_jax import skeleton as skeletons
 
+# How COCO names the lists of test images.
+IMAGE_INFO = 'image_info_'
+
 # What reading a record of the wrong form raises; int(inf) is an OverflowError.
 _MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
@@ -48,11 +51,19 @@ class ImageEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-  """A split of a data set; `dropped` counts the annotations left out, by reason."""
+  """A split of a data set.
+
+  Attributes:
+    skeleton: of its people.
+    images: all of them, with people or without.
+    dropped: number of annotations left out, by reason.
+    test_set: whether its keypoints are not published.
+  """
 
   skeleton: skeletons.Skeleton
   images: list[ImageEntry]
   dropped: collections.Counter
+  test_set: bool = False
 
   @property
   def num_people(self) -> int:
@@ -65,11 +76,17 @@ def read_coco(path) -> Annotations:
   Left out, and counted: crowds, people without a labelled keypoint, and boxes without area inside
   their image. Boxes are clipped to the image as the released code does.
 
+  A file image_info_SET.json lists the images of a test set, whose people are not published.
+
   Raises:
     DataError: not a COCO keypoint file, or records that contradict it; all problems are counted
       and the first few named.
   """
   content = _read_json(path)
+  test_set = pathlib.Path(path).name.startswith(IMAGE_INFO)
+  if test_set and isinstance(content, dict):
+    category = {'id': 1, 'name': 'person', 'keypoints': list(skeletons.COCO.keypoints)}
+    content |= {'annotations': [], 'categories': [category]}
   if not isinstance(content, dict) or not all(
     isinstance(content.get(key), list) for key in ('images', 'annotations', 'categories')
   ):
@@ -137,7 +154,7 @@ def read_coco(path) -> Annotations:
         images[image][2].append(Person(number, box, area, keypoints, visible))
   _raise_problems(path, problems)
   entries = [ImageEntry(number, name, people) for number, (name, _, people) in images.items()]
-  return Annotations(skeleton, entries, dropped)
+  return Annotations(skeleton, entries, dropped, test_set)
 
 
 def read_mpii(path) -> Annotations:
@@ -191,7 +208,8 @@ def read_mpii(path) -> Annotations:
       images.setdefault(name, []).append(person)
   _raise_problems(path, problems)
   entries = [ImageEntry(i, name, people) for i, (name, people) in enumerate(images.items())]
-  return Annotations(skeletons.MPII, entries, dropped)
+  test_set = not any('joints' in row for row in content)
+  return Annotations(skeletons.MPII, entries, dropped, test_set)
 
 
 def read_detections(path, score_threshold: float = 0.0) -> dict[str, np.ndarray]:

@@ -47,12 +47,16 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A prepared data set: where it is, and what its metadata say."""
+  """A prepared data set: where it is, and what its metadata say.
+
+  `test_sets` names the splits whose keypoints are not published.
+  """
 
   folder: pathlib.Path
   skeleton: skeletons.Skeleton
   crops: dict[str, float]
   annotation_files: dict[str, str]
+  test_sets: list[str]
 
   def source(self, split: str):
     """Random access to the records of 'train' or 'validation'."""
@@ -102,6 +106,7 @@ def open_dataset(name: str, data_dir) -> Dataset:
     skeleton=skeletons.from_dict(metadata['skeleton']),
     crops=metadata['crops'],
     annotation_files=metadata['annotation_files'],
+    test_sets=metadata['test_sets'],
   )
 
 

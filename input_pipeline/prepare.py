@@ -13,19 +13,17 @@ import io
 import json
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow_datasets as tfds
-from absl import app
 from absl import flags
-from absl import logging
 
 from input_pipeline.builders import coco
 from input_pipeline.builders import mpii
 from input_pipeline.builders import pose_builder
 from input_pipeline.builders import synthetic_people
+from mrpose_jax import command_line
 from mrpose_jax import errors
 
 
@@ -139,40 +137,22 @@ def prepare(
   return f'{builder.report()}\nwritten to {folder}'
 
 
-def main(argv):
-  if len(argv) > 1:
-    _fail(errors.ConfigError(f'unknown argument {argv[1]!r}: every option starts with --'))
-  logging.set_verbosity(logging.WARNING)
-  try:
-    print(
-      prepare(
-        _DATASET.value,
-        _SOURCE.value,
-        _DATA_DIR.value,
-        _TRAIN.value,
-        _VALIDATION.value,
-        _CANVAS.value,
-        _SCALE.value,
-        _OVERWRITE.value,
-      )
+def main(arguments):
+  command_line.no_arguments(arguments)
+  print(
+    prepare(
+      _DATASET.value,
+      _SOURCE.value,
+      _DATA_DIR.value,
+      _TRAIN.value,
+      _VALIDATION.value,
+      _CANVAS.value,
+      _SCALE.value,
+      _OVERWRITE.value,
     )
-  except errors.UserError as error:
-    _fail(error)
-
-
-def parse_flags(argv):
-  """absl's parser, with one line and exit code 2 for a wrong flag."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    _fail(errors.ConfigError(str(error)))
-
-
-def _fail(error):
-  print(f'{type(error).__name__}: {error}', file=sys.stderr)
-  sys.exit(error.exit_code)
+  )
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['dataset', 'data_dir'])
-  app.run(main, flags_parser=parse_flags)
+  command_line.run(main)

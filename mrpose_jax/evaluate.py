@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import zipfile
 
 import jax
 import ml_collections
@@ -16,6 +17,7 @@ from mrpose_jax import errors
 from mrpose_jax import parallel
 from mrpose_jax import predict
 from mrpose_jax import report
+from mrpose_jax import skeleton as skeletons
 from mrpose_jax import visualize
 from mrpose_jax.metrics import coco
 from mrpose_jax.metrics import pck
@@ -68,8 +70,10 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
   """The data set's metrics, and the predictions that they were taken from.
 
   COCO and data sets of its form: rescoring, OKS NMS, pycocotools' ten numbers in 0..1. MPII: PCKh
-  in per cent where the benchmark's ground truth was prepared, else PCK@0.2 of equation (3).
+  in per cent where the benchmark's ground truth was prepared, and PCK@0.2 of equation (3). A test
+  set, whose ground truth is not published, has no metrics.
   """
+  labelled = 'validation' not in dataset.test_sets
   if dataset.skeleton.sigmas:
     kept = coco.rescore_and_nms(
       predictions,
@@ -78,14 +82,19 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
       dataset.skeleton.sigmas,
     )
     file = dataset.annotation_file('validation')
-    return coco.evaluate(kept, file, dataset.skeleton.sigmas), kept
+    return coco.evaluate(kept, file, dataset.skeleton.sigmas) if labelled else {}, kept
   order = np.argsort(predictions['person_ids'], kind='stable')
   kept = {name: values[order] for name, values in predictions.items()}
   kept['scores'] = kept['keypoints'][..., 2].mean(-1)
+  if not labelled:
+    return {}, kept
+  metrics = {}
   ground_truth = sorted(dataset.folder.glob('gt_*.mat'))
   if ground_truth:
-    return pck.pckh(kept['keypoints'][..., :2], ground_truth[0]), kept
-  return _pck_of_annotations(kept, dataset), kept
+    metrics |= pck.pckh(kept['keypoints'][..., :2], ground_truth[0])
+  else:
+    log.warning('%s: no gt_*.mat, so PCKh is left out', dataset.folder)
+  return metrics | _pck_of_annotations(kept, dataset), kept
 
 
 def primary(metrics: dict[str, float]) -> float:
@@ -116,17 +125,31 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   predictions = predict_split(predict_step, variables, dataset, config, mesh)
   metrics, kept = score(predictions, dataset, config)
   folder = write_results(metrics, kept, dataset, workdir, step)
-  print(report.markdown_table({f'{config.model.network}, step {step}': metrics}))
+  if metrics:
+    print(report.markdown_table({f'{config.model.network}, step {step}': metrics}))
+  else:
+    print('a test set: its ground truth is not published, so there are predictions and no metrics')
   print(f'predictions and pictures: {folder}')
   return metrics
 
 
 def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
-  """eval/STEP/{metrics.json,predictions.json,pictures/}; returns the folder."""
+  """Writes eval/STEP/ and returns it: metrics.json, predictions.json, pictures/.
+
+  In the forms that the benchmarks' servers take: for MPII pred.mat, for a COCO test set
+  person_keypoints_SET_mrpose_results.zip.
+  """
   folder = pathlib.Path(workdir) / 'eval' / str(step)
   folder.mkdir(parents=True, exist_ok=True)
   coco.write_results(kept, folder / 'predictions.json')
   checkpoint.write_json(folder / 'metrics.json', metrics)
+  if dataset.skeleton == skeletons.MPII:
+    pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')
+  elif 'validation' in dataset.test_sets:
+    image_set = dataset.annotation_file('validation').stem.removeprefix(annotations.IMAGE_INFO)
+    name = f'person_keypoints_{image_set}_mrpose_results'
+    with zipfile.ZipFile(folder / f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+      archive.write(folder / 'predictions.json', f'{name}.json')
   draw_pictures(kept, dataset, folder / 'pictures')
   return folder
 
@@ -177,7 +200,6 @@ def _plain(value):
 
 def _pck_of_annotations(kept, dataset):
   """PCK@0.2 of equation (3) against the records' own annotations."""
-  log.warning('%s: no gt_*.mat, so PCKh is left out and PCK@0.2 taken', dataset.folder)
   people = {}
   for record in dataset.source('validation'):
     found = {name: np.asarray(value) for name, value in record['people'].items()}

@@ -36,6 +36,31 @@ def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
   )
 
 
+def make_predict_heatmaps(
+  config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
+) -> Callable[[dict, batches.PersonBatch], tuple[jax.Array, jax.Array]]:
+  """The pure function (variables, PersonBatch) -> inputs [N, H, W, 3], heatmaps [N, h, w, K].
+
+  The normalised crops, and what the network says of them: with the flip test, the mean over the
+  crops and their mirror images.
+  """
+  model = model_of(config, skeleton.num_keypoints)
+  image_size = codec_of(config).image_size
+  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+
+  def predict_heatmaps(variables, batch):
+    inputs, _, _ = augment.crop_people(batch, None, image_size, order, config.model.channel_order)
+    if not config.eval.flip_test:
+      return inputs, model.apply(variables, inputs, train=False)
+    n = inputs.shape[0]
+    both = jax.numpy.concatenate([inputs, inputs[:, :, ::-1]])  # [2N, H, W, 3]
+    heatmaps = model.apply(variables, both, train=False)
+    mirrored = codecs.flip_heatmaps(heatmaps[n:], skeleton.flip_pairs)
+    return inputs, 0.5 * (heatmaps[:n] + mirrored)
+
+  return predict_heatmaps
+
+
 def make_predict_people(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
 ) -> Callable[[dict, batches.PersonBatch], jax.Array]:
@@ -43,21 +68,11 @@ def make_predict_people(
 
   Crop, network, flip test, decoding and the way back to the image; only numbers leave the device.
   """
-  model = model_of(config, skeleton.num_keypoints)
   codec = codec_of(config)
-  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+  predict_heatmaps = make_predict_heatmaps(config, skeleton)
 
   def predict_people(variables, batch):
-    inputs, _, _ = augment.crop_people(
-      batch, None, codec.image_size, order, config.model.channel_order
-    )
-    n = inputs.shape[0]
-    if config.eval.flip_test:
-      inputs = jax.numpy.concatenate([inputs, inputs[:, :, ::-1]])  # [2N, h, w, 3]
-    heatmaps = model.apply(variables, inputs, train=False)
-    if config.eval.flip_test:
-      mirrored = codecs.flip_heatmaps(heatmaps[n:], skeleton.flip_pairs)
-      heatmaps = 0.5 * (heatmaps[:n] + mirrored)
+    _, heatmaps = predict_heatmaps(variables, batch)
     points, scores = codec.decode(heatmaps)
     points = box_geometry.heatmap_to_image(points, batch.center, batch.size, codec.heatmap_size)
     return jax.numpy.concatenate([points, scores[..., None]], -1)
@@ -81,6 +96,7 @@ class Predictor:
     self._variables = jax.device_put(variables)
     self._region = {'aspect': aspect, 'padding': padding}
     self._predict = jax.jit(make_predict_people(config, skeleton))
+    self._predict_heatmaps = jax.jit(make_predict_heatmaps(config, skeleton))
 
   def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
     """Keypoints of the people in these boxes.
@@ -96,28 +112,46 @@ class Predictor:
     Raises:
       ValueError: an image or boxes of another shape or type, or boxes without area.
     """
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-      raise ValueError(f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB')
-    height, width = image.shape[:2]
-    boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, np.float32)
-    boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-      raise ValueError(f'boxes are {boxes.shape}; they must be [N, 4] x, y, width, height')
-    if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
-      raise ValueError('boxes must be finite, with positive width and height')
+    image, boxes = _checked(image, boxes)
     people = [np.zeros((0, self.skeleton.num_keypoints, 3), np.float32)]
     limit = self.config.eval.batch_size
     for start in range(0, len(boxes), limit):
       people.append(self._predict_boxes(image, boxes[start : start + limit]))
     return np.concatenate(people)
 
+  def heatmaps(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of one person, and its heatmaps, flip test included.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      box: [4] x, y, width, height in pixels.
+
+    Returns:
+      The crop as uint8 RGB of the network's input size, and float32 [h, w, K] of a quarter of it.
+
+    Raises:
+      ValueError: as for calling the predictor.
+    """
+    image, boxes = _checked(image, np.reshape(box, (1, -1)))
+    examples = batches.stack(self._examples(image, boxes))
+    inputs, heatmaps = self._predict_heatmaps(self._variables, examples)
+    crop = _to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
+    return crop, np.asarray(heatmaps)[0]
+
   def _predict_boxes(self, image, boxes):
+    examples = self._examples(image, boxes)
+    # Batches of 1, 2, 4, ... people, so that few programs are compiled.
+    padded = 1 << (len(boxes) - 1).bit_length()
+    examples += [examples[-1]] * (padded - len(boxes))
+    return np.asarray(self._predict(self._variables, batches.stack(examples)))[: len(boxes)]
+
+  def _examples(self, image, boxes):
+    """A PersonBatch of one for each box."""
     center, size = box_geometry.box_to_region(boxes, **self._region)
     low, high = box_geometry.reach(center, size)
     canvas = self.config.eval.canvas
     unknown = np.zeros((self.skeleton.num_keypoints, 2), np.float32)
-    examples = [
+    return [
       batches.person_example(
         images.cut_patch(image, low[i], high[i], canvas),
         center[i],
@@ -128,10 +162,28 @@ class Predictor:
       )
       for i in range(len(boxes))
     ]
-    # Batches of 1, 2, 4, ... people, so that few programs are compiled.
-    padded = 1 << (len(boxes) - 1).bit_length()
-    examples += [examples[-1]] * (padded - len(boxes))
-    return np.asarray(self._predict(self._variables, batches.stack(examples)))[: len(boxes)]
+
+
+def _checked(image, boxes):
+  """Image and boxes as arrays, the whole image for boxes None; ValueError if they cannot be used."""
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+    raise ValueError(f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB')
+  height, width = image.shape[:2]
+  boxes = np.array([[0, 0, width, height]] if boxes is None else boxes, np.float32)
+  boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
+  if boxes.ndim != 2 or boxes.shape[1] != 4:
+    raise ValueError(f'boxes are {boxes.shape}; they must be [N, 4] x, y, width, height')
+  if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
+    raise ValueError('boxes must be finite, with positive width and height')
+  return image, boxes
+
+
+def _to_pixels(crop, channel_order):
+  """The inverse of `augment.normalize` for one crop [H, W, 3], as uint8 RGB."""
+  crop = 255 * (crop * augment.STD + augment.MEAN)
+  crop = crop[..., ::-1] if channel_order == 'bgr' else crop
+  return np.clip(np.rint(crop), 0, 255).astype(np.uint8)
 
 
 def load_predictor(workdir) -> Predictor:

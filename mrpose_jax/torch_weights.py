@@ -96,7 +96,7 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
       cannot be read.
   """
   where = str(source) if isinstance(source, (str, pathlib.Path)) else 'the given mapping'
-  tensors = _plain_names(_read(source))
+  tensors = _plain_names(read(source))
   names = _torch_names(model)
   shapes = traverse_util.flatten_dict(_shapes(model), sep='/')
   classifier = not any(_is_decoder(name) for name in tensors)
@@ -225,7 +225,22 @@ def _plain_names(tensors):
   return plain
 
 
-def _read(source) -> dict:
+def channel_order_of(tensors: dict) -> str:
+  """What the code that wrote this state dict feeds its network: 'bgr' or 'rgb'.
+
+  SimpleBaseline's and this paper's code read images with OpenCV and leave them BGR under RGB
+  statistics; MMPose and torchvision use RGB.
+  """
+  mmpose = any('backbone.' in name for name in tensors)
+  return 'bgr' if any(_is_decoder(name) for name in _plain_names(tensors)) and not mmpose else 'rgb'
+
+
+def read(source) -> dict:
+  """The tensors of a weights file, by the file's own names; a mapping is returned as it is.
+
+  Raises:
+    CheckpointError: a file that is not there or not plain weights.
+  """
   if isinstance(source, collections.abc.Mapping):
     return dict(source)
   path = pathlib.Path(source)

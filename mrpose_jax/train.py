@@ -106,10 +106,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   # Data.
   dataset = open_dataset(config)
   source = dataset.source('train')
+  dataset.source('validation')  # an error now rather than after the first epoch
+  if 'validation' in dataset.test_sets:
+    raise errors.DataError(
+      f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
+    )
   batch_size = config.train.batch_size
   to_steps = functools.partial(steps_of, num_people=len(source), batch_size=batch_size)
   total_steps = to_steps(config.train.epochs)
-  evaluate_every = to_steps(config.train.evaluate_every)
+  every, epochs = config.train.evaluate_every, config.train.epochs
+  evaluation_steps = {to_steps(every * n) for n in range(1, int(epochs / every) + 1)}
+  evaluation_steps.add(total_steps)
   iterator = {'dataset': dataset.fingerprint(), 'seed': config.seed, 'batch_size': batch_size}
 
   # Model, optimizer, step.
@@ -144,15 +151,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   }
   _open_workdir(workdir, meta['config'])
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  start_step = checkpoints.latest_step() or 0
-  if start_step:
+  start_step = checkpoints.latest_step()
+  if start_step is not None:
     stored = checkpoints.meta(start_step)
     evaluate.check_same_network(stored['config'], config, workdir)
-    _check_same_iterator(stored['iterator'], iterator, workdir)
+    if stored['iterator']:  # an imported network has read no data
+      _check_same_iterator(stored['iterator'], iterator, workdir)
     target = checkpoint.restore_target(jax.eval_shape(create, key), place)
     state = checkpoints.restore_state(start_step, target)
     log.info('going on from step %d of %s', start_step, workdir)
   else:
+    start_step = 0
     state = jax.jit(create, out_shardings=place)(key)
     if config.model.pretrained:
       pretrained = torch_weights.import_torch_weights(config.model.pretrained, model, new_head=True)
@@ -180,7 +189,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
       state, metrics = train_step(state, batch)
       interval.append(metrics)
       progress.advance(metrics)
-      evaluates = step % evaluate_every == 0 or step == total_steps
+      evaluates = step in evaluation_steps
       if evaluates or step % config.train.log_every == 0:
         scalars = _mean_of(jax.device_get(interval))
         _check_finite(scalars, step, schedule, workdir)

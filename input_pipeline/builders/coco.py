@@ -5,7 +5,10 @@ from input_pipeline.builders import pose_builder
 
 
 class Coco(pose_builder.PoseBuilder):
-  """annotations/person_keypoints_{set}.json and images/{set}/, or {set}/ beside annotations/."""
+  """annotations/person_keypoints_{set}.json and images/{set}/, or {set}/ beside annotations/.
+
+  Of a test set, e.g. test-dev2017: annotations/image_info_{set}.json and images/test2017/.
+  """
 
   name = 'coco'
   read = staticmethod(annotations.read_coco)
@@ -13,10 +16,13 @@ class Coco(pose_builder.PoseBuilder):
 
 def find_split(source, image_set: str) -> pose_builder.Split:
   """The files of one set, e.g. 'val2017', below the data set's folder."""
-  folder = source / 'images' / image_set
+  test = image_set.startswith('test')
+  kind = annotations.IMAGE_INFO if test else 'person_keypoints_'
+  folder_name = image_set.replace('-dev', '') if test else image_set
+  folder = source / 'images' / folder_name
   return pose_builder.Split(
-    annotation_file=source / 'annotations' / f'person_keypoints_{image_set}.json',
-    image_folder=folder if folder.is_dir() else source / image_set,
+    annotation_file=source / 'annotations' / f'{kind}{image_set}.json',
+    image_folder=folder if folder.is_dir() else source / folder_name,
   )
 
 

@@ -68,11 +68,17 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     self.annotations = {name: self.read(split.annotation_file) for name, split in splits.items()}
     self.skeleton = next(iter(self.annotations.values())).skeleton
     for name, split in splits.items():
+      found = self.annotations[name]
+      if found.test_set and name == 'train':
+        raise errors.DataError(f'{split.annotation_file}: a test set cannot be trained on')
+      if not found.test_set and not found.num_people:
+        raise errors.DataError(f'{split.annotation_file}: no person with keypoints is left')
       _check_images(self.annotations[name], split)
     # Kept apart from info.metadata, which TFDS replaces by those of an earlier preparation.
     self.settings = {
       'skeleton': dataclasses.asdict(self.skeleton),
       'crops': dataclasses.asdict(crops),
+      'test_sets': [name for name, split in self.annotations.items() if split.test_set],
       'annotation_files': {name: split.annotation_file.name for name, split in splits.items()},
     }
     super().__init__(file_format='array_record', **kwargs)
@@ -173,8 +179,6 @@ def _record(entry, data, people, origin, zoom):
 
 
 def _check_images(split_annotations, split):
-  if not split_annotations.num_people:
-    raise errors.DataError(f'{split.annotation_file}: no person with keypoints is left')
   missing = [
     entry.file_name
     for entry in split_annotations.images

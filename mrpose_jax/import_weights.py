@@ -1,0 +1,74 @@
+"""--mode=import: a file of PyTorch weights -> a workdir to evaluate, predict with, or train on."""
+
+import dataclasses
+import logging
+import math
+import pathlib
+
+import jax
+import ml_collections
+
+from input_pipeline import loader
+from mrpose_jax import checkpoint
+from mrpose_jax import errors
+from mrpose_jax import optimizer as optimizers
+from mrpose_jax import predict
+from mrpose_jax import skeleton as skeletons
+from mrpose_jax import torch_weights
+from mrpose_jax import train_state
+
+log = logging.getLogger(__name__)
+
+KNOWN_SKELETONS = {'coco': skeletons.COCO, 'mpii': skeletons.MPII}
+PADDING = 1.25  # of boxes, in every code whose weights can be imported
+
+
+def import_weights(
+  config: ml_collections.ConfigDict, weights, workdir, channel_order: str | None = None
+):
+  """Makes a workdir whose checkpoint of step 0 holds the imported network.
+
+  Training in that workdir starts from it, with a fresh optimizer.
+
+  Args:
+    config: of the network and its data set; coco and mpii need not be prepared.
+    weights: see `torch_weights.import_torch_weights`.
+    workdir: a new folder.
+    channel_order: 'rgb' or 'bgr'; by default by the file's kind, see
+      `torch_weights.channel_order_of`.
+
+  Raises:
+    CheckpointError: weights that do not fit, or a workdir that holds a run.
+    DataError: another data set than coco and mpii that is not prepared.
+  """
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  if (workdir / 'checkpoints').exists():
+    raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
+  skeleton = KNOWN_SKELETONS.get(config.data.name)
+  if skeleton is None:
+    skeleton = loader.open_dataset(config.data.name, config.data.data_dir).skeleton
+  tensors = torch_weights.read(weights)
+  config.model.channel_order = channel_order or torch_weights.channel_order_of(tensors)
+  model = predict.model_of(config, skeleton.num_keypoints)
+  variables = jax.device_put(torch_weights.import_torch_weights(tensors, model))
+  optimizer = optimizers.adam(lambda step: config.train.learning_rate)
+  state = train_state.TrainState(
+    step=jax.numpy.zeros((), jax.numpy.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=optimizer.init(variables['params']),
+  )
+  height, width = config.data.image_size
+  meta = {
+    'config': config.to_dict(),
+    'skeleton': dataclasses.asdict(skeleton),
+    'crops': {'aspect': width / height, 'padding': PADDING},
+    'iterator': None,
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  checkpoints.save(0, state, meta, score=-math.inf)
+  checkpoints.close()
+  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  log.info('the network takes %s images', config.model.channel_order)
+  print(f'{weights} -> {workdir}')

@@ -1,0 +1,201 @@
+"""Evaluation beyond training: imported weights, detections, test sets, MPII."""
+
+import json
+import shutil
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+import mrpose_jax
+from configs import custom
+from configs import mpii as mpii_config
+from input_pipeline import prepare
+from mrpose_jax import checkpoint
+from mrpose_jax import errors
+from mrpose_jax import evaluate
+from mrpose_jax import import_weights
+from mrpose_jax import torch_weights
+from mrpose_jax import train
+from tests import shared_data
+from tests import tiny_people
+
+
+# Joint names in the order of gt_valid.mat.
+MAT_JOINTS = (
+  *('rank', 'rkne', 'rhip', 'lhip', 'lkne', 'lank', 'pelv', 'thor', 'neck', 'head'),
+  *('rwri', 'relb', 'rsho', 'lsho', 'lelb', 'lwri'),
+)
+
+
+def random_weights(config, num_keypoints):
+  """A PyTorch state dict that fits the configuration's network."""
+  model = mrpose_jax.create_model(
+    config.model.network, config.model.depth, num_keypoints, width=config.model.width
+  )
+  variables = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
+  )
+  r = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: r.uniform(0.05, 0.2, x.shape).astype(np.float32), variables)
+  return mrpose_jax.export_torch_weights(variables, model)
+
+
+def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
+  config = tiny_people.config(epochs=0.7)
+  weights = random_weights(config, 17)
+  workdir = tmp_path / 'run'
+  import_weights.import_weights(config, weights, workdir)
+  assert config.model.channel_order == 'bgr'
+  assert json.loads((workdir / 'config.json').read_text())['model']['channel_order'] == 'bgr'
+  predictor = mrpose_jax.load_predictor(workdir)
+  assert predictor.step == 0
+  image = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
+  assert predictor(image).shape == (1, 17, 3)
+  evaluate.evaluate(config, workdir)
+  assert 'simple_baseline, step 0' in capsys.readouterr().out
+  with pytest.raises(errors.CheckpointError, match='holds a run already'):
+    import_weights.import_weights(config, weights, workdir)
+
+  train.train_and_evaluate(config, workdir)
+  assert checkpoint.Checkpoints(workdir).latest_step() > 0
+
+
+def test_channel_order_follows_from_the_kind_of_file():
+  assert torch_weights.channel_order_of({'conv1.weight': 0, 'final_layer.bias': 0}) == 'bgr'
+  assert (
+    torch_weights.channel_order_of({'backbone.conv1.weight': 0, 'head.final_layer.b': 0}) == 'rgb'
+  )
+  assert torch_weights.channel_order_of({'conv1.weight': 0, 'fc.weight': 0}) == 'rgb'
+
+
+def test_a_coco_test_set_gives_the_file_that_its_server_takes(tmp_path, capsys):
+  source = tmp_path / 'coco'
+  (source / 'annotations').mkdir(parents=True)
+  (source / 'test2017').mkdir()
+  r = np.random.default_rng(0)
+  names = ['000000000001.jpg', '000000000002.jpg']
+  for name in names:
+    Image.fromarray(r.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(
+      source / 'test2017' / name
+    )
+  info = {
+    'images': [
+      {'id': i + 1, 'file_name': name, 'width': 60, 'height': 40} for i, name in enumerate(names)
+    ],
+    'categories': [{'id': 1, 'name': 'person'}, {'id': 2, 'name': 'bicycle'}],
+  }
+  (source / 'annotations' / 'image_info_test-dev2017.json').write_text(json.dumps(info))
+  box = {'category_id': 1, 'bbox': [5, 5, 20, 30], 'score': 0.9}
+  detections = [{'image_id': 2, **box}, {'image_id': 1, **box}, {'image_id': 9, **box}]
+  detections += [{'image_id': 1, **box, 'category_id': 2}, {'image_id': 1, **box, 'score': 0.01}]
+  (tmp_path / 'detections.json').write_text(json.dumps(detections))
+  with pytest.raises(errors.DataError, match='a test set cannot be trained on'):
+    prepare.prepare('coco', source, tmp_path / 'data', train='test-dev2017', validation='')
+  prepare.prepare('coco', source, tmp_path / 'data', train='', validation='test-dev2017')
+
+  config = tiny_people.config()
+  config.data.data_dir = str(tmp_path / 'data')
+  config.eval.detections = str(tmp_path / 'detections.json')
+  config.eval.detection_threshold = 0.05
+  config.eval.keypoint_threshold = 0.0
+  workdir = tmp_path / 'run'
+  import_weights.import_weights(config, random_weights(config, 17), workdir)
+  assert evaluate.evaluate(config, workdir) == {}
+  assert 'a test set' in capsys.readouterr().out
+  name = 'person_keypoints_test-dev2017_mrpose_results'
+  with zipfile.ZipFile(workdir / 'eval' / '0' / f'{name}.zip') as archive:
+    assert archive.namelist() == [f'{name}.json']
+    people = json.loads(archive.read(f'{name}.json'))
+  assert sorted(person['image_id'] for person in people) == [1, 2]
+  assert all(
+    person.keys() == {'image_id', 'category_id', 'keypoints', 'score'} for person in people
+  )
+  with pytest.raises(errors.DataError, match='no split'):
+    train.train_and_evaluate(config, tmp_path / 'other')
+
+
+def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
+  """Four people on drawn images; the ground truth file is made here in the benchmark's layout."""
+  source = tmp_path / 'mpii'
+  (source / 'annot').mkdir(parents=True)
+  (source / 'images').mkdir()
+  r = np.random.default_rng(0)
+  rows, joints = [], r.uniform(20, 180, (4, 16, 2))
+  for i in range(4):
+    name = f'{i // 2}.jpg'  # two people an image
+    Image.fromarray(r.integers(0, 256, (200, 210, 3), dtype=np.uint8)).save(
+      source / 'images' / name
+    )
+    rows.append(
+      {
+        'image': name,
+        'center': [100.0, 90.0],
+        'scale': 0.8,
+        'joints': joints[i].tolist(),
+        'joints_vis': [1] * 16,
+      }
+    )
+  for split in ('train', 'valid'):
+    (source / 'annot' / f'{split}.json').write_text(json.dumps(rows))
+  truth = {
+    'dataset_joints': np.array([MAT_JOINTS], dtype=object),
+    'jnt_missing': np.zeros((16, 4)),
+    'pos_gt_src': joints.transpose(1, 2, 0),
+    'headboxes_src': np.array([[[10.0] * 4, [10.0] * 4], [[40.0] * 4, [50.0] * 4]]),
+  }
+  scipy.io.savemat(source / 'annot' / 'gt_valid.mat', truth)
+  prepare.prepare('mpii', source, tmp_path / 'data', canvas=160)
+
+  config = mpii_config.get_config('simple_baseline,depth=18')
+  config.model.width = 4
+  config.data.data_dir = str(tmp_path / 'data')
+  config.data.image_size = (64, 64)
+  config.train.update({'batch_size': 4, 'epochs': 1.0, 'evaluate_every': 1.0})
+  config.eval.batch_size = 4
+  config.eval.canvas = 224
+  metrics = train.train_and_evaluate(config, tmp_path / 'run')
+  assert list(metrics) == [
+    *('Head', 'Shoulder', 'Elbow', 'Wrist', 'Hip', 'Knee', 'Ankle', 'Mean'),
+    *('Mean@0.1', 'Mean@0.11', 'PCK@0.2'),
+  ]
+  step = next((tmp_path / 'run' / 'eval').iterdir())
+  predictions = scipy.io.loadmat(step / 'pred.mat')['preds']
+  assert predictions.shape == (4, 16, 2)
+  people = json.loads((step / 'predictions.json').read_text())
+  np.testing.assert_allclose(
+    predictions[3] - 1, np.reshape(people[3]['keypoints'], (16, 3))[:, :2], atol=1e-3
+  )
+  capsys.readouterr()
+
+  # The test set: boxes, but no joints.
+  for row in rows:
+    del row['joints'], row['joints_vis']
+  (source / 'annot' / 'test.json').write_text(json.dumps(rows))
+  prepare.prepare('mpii', source, tmp_path / 'test', train='', validation='test', canvas=160)
+  config.data.data_dir = str(tmp_path / 'test')
+  shutil.rmtree(step)
+  assert evaluate.evaluate(config, tmp_path / 'run') == {}
+  again = scipy.io.loadmat(step / 'pred.mat')['preds']
+  np.testing.assert_allclose(again, predictions, atol=1e-3)
+
+
+def test_real_detections_on_real_photographs(tmp_path, capsys):
+  """118 boxes of a detector on four photographs of COCO, through an untrained network."""
+  source = shared_data.data('coco_sample')
+  prepare.prepare('coco', source, tmp_path, train='', validation='val2017')
+  config = custom.get_config('simple_baseline,width=4')
+  config.data.data_dir = str(tmp_path)
+  config.eval.detections = str(
+    source / 'person_detection_results' / 'COCO_val2017_detections_AP_H_56_person.json'
+  )
+  config.eval.keypoint_threshold = 0.0
+  import_weights.import_weights(config, random_weights(config, 17), tmp_path / 'run')
+  metrics = evaluate.evaluate(config, tmp_path / 'run')
+  assert 0 <= metrics['AP'] <= 1
+  people = json.loads((tmp_path / 'run' / 'eval' / '0' / 'predictions.json').read_text())
+  assert 4 <= len(people) <= 118
+  assert len({person['image_id'] for person in people}) == 4
