@@ -25,6 +25,8 @@ from mrpose_jax.metrics import pck
 log = logging.getLogger(__name__)
 
 NUM_PICTURES = 12
+# The first of these that a data set has says which checkpoint is the best.
+PRIMARY = ('AP', 'Mean', 'PCK@0.2')
 
 
 def predict_split(predict_step, variables, dataset, config, mesh) -> dict[str, np.ndarray]:
@@ -99,7 +101,7 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
 
 def primary(metrics: dict[str, float]) -> float:
   """The number that says which checkpoint is the best: AP, PCKh or PCK."""
-  return next(metrics[name] for name in ('AP', 'Mean', 'PCK@0.2') if name in metrics)
+  return next(metrics[name] for name in PRIMARY if name in metrics)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:

@@ -23,7 +23,6 @@ from mrpose_jax import train
 from tests import shared_data
 from tests import tiny_people
 
-
 # Joint names in the order of gt_valid.mat.
 MAT_JOINTS = (
   *('rank', 'rkne', 'rhip', 'lhip', 'lkne', 'lank', 'pelv', 'thor', 'neck', 'head'),

@@ -1,6 +1,13 @@
-"""One training step of each network on ResNet-50 against the authors' PyTorch code."""
+"""One training step of each network on ResNet-50 against the authors' PyTorch code.
+
+Loss and statistics agree to float32's rounding, and every kernel's gradient to 0.2 %. With two
+images a batch, the gradients of batch norm's scales and biases are so badly conditioned (a ReLU
+flips where a rounding error crosses zero) that PyTorch's own float32 values lie up to 0.7 % off a
+float64 computation of the same step; they are held to 1 %.
+"""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -39,6 +46,17 @@ def test_loss_gradients_and_statistics_of_one_step(network):
   np.testing.assert_allclose(loss, expected['loss'], rtol=1e-5)
   names = mrpose_jax.export_torch_weights({'params': gradients, 'batch_stats': batch_stats}, model)
   norms = {name: np.linalg.norm(value.astype(np.float64)) for name, value in names.items()}
-  for kind, tolerance in (('grad_l2', 2e-3), ('running_mean_l2', 1e-4), ('running_var_l2', 1e-4)):
+  for kind in ('running_mean_l2', 'running_var_l2'):
     for name, norm in expected[kind].items():
-      np.testing.assert_allclose(norms[name], norm, rtol=tolerance, atol=1e-7, err_msg=name)
+      np.testing.assert_allclose(norms[name], norm, rtol=1e-6, err_msg=name)
+  gradients = expected['grad_l2']
+  for name, norm in gradients.items():
+    if re.fullmatch(
+      r's_conv\d\.0\.bias', name
+    ):  # before a batch norm: exactly zero but for rounding
+      assert max(norms[name], norm) < 1e-6, name
+    else:
+      tolerance = 2e-3 if names[name].ndim == 4 else 1e-2
+      np.testing.assert_allclose(norms[name], norm, rtol=tolerance, err_msg=name)
+  whole = [np.sqrt(sum(n[name] ** 2 for name in gradients)) for n in (norms, gradients)]
+  np.testing.assert_allclose(*whole, rtol=3e-4)

@@ -1,0 +1,274 @@
+"""The report: the paper's tables as data, runs beside them, the page, and figures 5, 6 and 7."""
+
+import base64
+import html.parser
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import coco
+from configs import mpii
+from mrpose_jax import errors
+from mrpose_jax import paper_figures
+from mrpose_jax import paper_report
+from mrpose_jax import predict
+from mrpose_jax import report
+from mrpose_jax import train
+from tests import tiny_people
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# By hand from the paper; what is no COCO or MPII data set of the paper's is compared with nothing.
+OURS = {'AP': 0.712, 'AP50': 0.8844, 'AP75': 0.7836, 'APM': -1.0, 'APL': 0.78, 'AR': 0.768}
+
+
+def fake_run(folder, config, steps):
+  """A workdir of `config` without checkpoints; steps: {step: metrics}."""
+  folder.mkdir()
+  config.data.data_dir = str(folder / 'no_data')
+  (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+  for step, metrics in steps.items():
+    (folder / 'eval' / str(step)).mkdir(parents=True)
+    (folder / 'eval' / str(step) / 'metrics.json').write_text(json.dumps(metrics))
+  return folder
+
+
+class Page(html.parser.HTMLParser):
+  """Reads a page: its pictures, the rows of its tables, and whether every element is closed."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.pictures, self.rows = [], [], []
+    self.feed(text)
+    self.close()
+
+  def handle_starttag(self, tag, attrs):
+    if tag == 'img':
+      kind, data = dict(attrs)['src'].split(',')
+      assert kind == 'data:image/png;base64'
+      self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
+    if tag not in ('img', 'meta'):
+      self.open.append(tag)
+    if tag == 'tr':
+      self.rows.append([])
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open and self.open[-1] in ('td', 'th'):
+      self.rows[-1].append(data)
+
+
+def test_the_papers_numbers():
+  val, test_dev, table = coco.PAPER_VAL, coco.PAPER_TEST_DEV, mpii.PAPER
+  assert (len(val), len(test_dev), len(table)) == (9, 9, 15)
+  assert all(len(row) == len(coco.PAPER_COLUMNS) for row in [*val.values(), *test_dev.values()])
+  assert all(len(row) == len(mpii.PAPER_COLUMNS) for row in table.values())
+  ap, arl = (coco.PAPER_COLUMNS.index(name) for name in ('AP', 'ARL'))
+  assert val['mrfeanet2', 152][ap] == 72.6 and val['mrheatnet1', 50][arl] == 82.4
+  assert val['simple_baseline', 101] == (71.4, 89.3, 79.3, 68.1, 78.1, 77.1, 93.4, 84.0, 73.0, 83.2)
+  assert test_dev['mrfeanet2', 50][ap] == 70.4 and test_dev['mrheatnet2', 50][arl] == 81.2
+  assert table['mrfeanet1', 152] == (97.2, 95.9, 90.2, 85.3, 89.3, 85.4, 82.0, 89.8)
+  assert table['simple_baseline', 50][mpii.PAPER_COLUMNS.index('Ankle')] == 79.6
+
+
+@pytest.mark.parametrize('config', [coco, mpii])
+def test_every_row_of_the_paper_is_a_configuration(config):
+  rows = config.PAPER if config is mpii else {**config.PAPER_VAL, **config.PAPER_TEST_DEV}
+  for network, depth in rows:
+    made = config.get_config(f'{network},depth={depth}')
+    assert (made.model.network, made.model.depth) == (network, depth)
+    assert predict.model_of(made, num_keypoints=17).depth == depth
+
+
+def test_markdown_table():
+  table = report.markdown_table({'a': {'AP': 0.5, 'APM': -1.0}, 'b': {'AP': 0.25, 'APM': 1.0}})
+  assert table == '| | AP | APM |\n|---|---|---|\n| a | 50.0 | - |\n| b | 25.0 | 100.0 |'
+  assert report.one_line({'Mean': 88.46, 'Mean@0.1': float('nan')}) == 'Mean 88.5, Mean@0.1 -'
+
+
+def test_differences_to_table_1(tmp_path):
+  """mrfeanet2 R50 is AP 70.9, AP50 88.8, AP75 78.3, APM 67.2, APL 78.1, AR 76.8 in the paper."""
+  steps = {9: {**OURS, 'AP': 0.5}, 10: OURS, 11: {**OURS, 'AP': float('nan')}}
+  run = paper_report.read_run(fake_run(tmp_path / 'a', coco.get_config('mrfeanet2'), steps))
+  header, (ours, paper, difference) = paper_report.make_table([run])
+  assert header[-6:] == ['AP', 'AP50', 'AP75', 'APM', 'APL', 'AR']
+  assert ours.cells[:5] == ['a', 'mrfeanet2', '50', '10', 'ours']
+  assert ours.cells[-6:] == ['71.2', '88.4', '78.4', '-', '78.0', '76.8']
+  assert paper.cells[-7:] == ['paper, table I', '70.9', '88.8', '78.3', '67.2', '78.1', '76.8']
+  assert difference.cells[-6:] == ['+0.3', '-0.4', '+0.1', '-', '-0.1', '+0.0']
+
+
+def test_one_checkpoints_own_folder_names_the_step(tmp_path):
+  steps = {9: {**OURS, 'AP': 0.5}, 10: OURS}
+  workdir = fake_run(tmp_path / 'a', coco.get_config('mrfeanet2'), steps)
+  assert paper_report.read_run(workdir / 'checkpoints' / '9').step == 9
+
+
+def test_differences_to_table_3_and_columns_that_some_runs_lack(tmp_path):
+  configs = [mpii.get_config(f'mrfeanet1,depth={depth}') for depth in (152, 101)]
+  metrics = [{'Head': 97.0, 'Mean': 90.0, 'PCK@0.2': 80.0}, {'Mean': 88.06}]
+  runs = [
+    paper_report.read_run(fake_run(tmp_path / str(i), config, {1: metrics[i]}))
+    for i, config in enumerate(configs)
+  ]
+  header, rows = paper_report.make_table(runs)
+  assert header[-3:] == ['Head', 'Mean', 'PCK@0.2']
+  assert [row.cells[-3:] for row in rows] == [
+    ['97.0', '90.0', '80.0'],
+    ['97.2', '89.8', '-'],
+    ['-0.2', '+0.2', '-'],
+    ['-', '88.1', '-'],
+    ['96.8', '89.4', '-'],
+    ['-', '-1.3', '-'],
+  ]
+
+
+def test_what_is_not_the_papers_is_not_compared(tmp_path):
+  def rows_of(name, config, metrics):
+    run = paper_report.read_run(fake_run(tmp_path / name, config, {1: metrics}))
+    return [(row.kind, row.cells[4]) for row in paper_report.make_table([run])[1]]
+
+  own = coco.get_config('mrheatnet1,depth=101')
+  own.data.name = 'synthetic_people'
+  assert rows_of('data', own, OURS) == [('ours', 'ours'), ('paper', 'paper, COCO val2017, R50')]
+  small = coco.get_config('mrfeanet2,depth=152')
+  small.data.image_size = (128, 96)
+  small.eval.detections = 'boxes.json'
+  found = rows_of('size', small, OURS)
+  assert found == [('ours', 'ours, detected boxes'), ('paper', 'paper, COCO val2017, R152')]
+  narrow = mpii.get_config('mrfeanet2')
+  narrow.model.width = 32
+  assert rows_of('width', narrow, {'Mean': 1.0})[1:] == [('paper', 'paper, MPII, R50')]
+  assert rows_of('metric', mpii.get_config(), {'PCK@0.2': 1.0}) == [('ours', 'ours')]
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda run: (run / 'config.json').unlink(), 'no config.json here'),
+    (lambda run: (run / 'config.json').write_text('{'), 'cannot be read'),
+    (lambda run: (run / 'config.json').write_text('[]'), 'not the configuration of a run'),
+    (lambda run: (run / 'config.json').write_text('{"model": {}}'), 'not the configuration'),
+    (lambda run: (run / 'eval/1/metrics.json').unlink(), 'holds no metrics'),
+    (lambda run: (run / 'eval/1/metrics.json').write_text('{}'), 'on a validation split'),
+    (lambda run: (run / 'eval/1/metrics.json').write_text('{"AP": "high"}'), 'not the metrics'),
+    (lambda run: (run / 'eval/1/metrics.json').write_text('{"loss": 1}'), 'not the metrics'),
+  ],
+)
+def test_workdirs_that_cannot_be_used(tmp_path, damage, message):
+  run = fake_run(tmp_path / 'run', coco.get_config(), {1: OURS})
+  damage(run)
+  with pytest.raises(errors.CheckpointError, match=message) as caught:
+    paper_report.write([run], tmp_path / 'report')
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'report').exists()
+
+
+def test_no_matplotlib(tmp_path, monkeypatch):
+  monkeypatch.setattr(paper_figures.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.ConfigError, match=r"pip install 'mrpose_jax\[report\]'"):
+    paper_report.write([], tmp_path)
+
+
+def test_a_report_without_data_or_checkpoints(tmp_path):
+  folders = [
+    fake_run(tmp_path / 'a|b<c>', mpii.get_config('mrfeanet1,depth=101'), {1: {'Mean': 89.0}}),
+    fake_run(tmp_path / 'deep', mpii.get_config('mrfeanet1,depth=152'), {1: {'Mean': 90.0}}),
+    fake_run(tmp_path / 'nothing', coco.get_config(), {1: {'AP': -1.0}}),
+  ]
+  page = paper_report.write(folders, tmp_path / 'report')
+  found = Page(page.read_text())
+  assert not found.open
+  names = [row[0] for row in found.rows if row and row[0] in ('nothing', 'a|b<c>', 'deep')]
+  assert names == ['nothing', 'a|b<c>', 'deep']  # COCO first, as in the paper
+  files = ['figure5_coco_256x192.png', 'figure5_mpii_256x256.png']
+  assert sorted(file.name for file in page.parent.glob('*.png')) == files
+  assert [picture.format for picture in found.pictures] == ['PNG', 'PNG']
+  markdown = (page.parent / 'report.md').read_text()
+  assert '| a\\|b<c> | mrfeanet1 | 101 | 1 | ours | 89.0 |' in markdown
+  assert all(f']({file})' in markdown for file in files)
+  assert markdown.count('Figures 6 and 7 are left out') == 2
+  assert 'input_pipeline.prepare --dataset=mpii' in markdown
+
+
+def test_figure_5_without_a_number(tmp_path):
+  config = coco.get_config()
+  config.data.name = 'synthetic_people'
+  page = paper_report.write(
+    [fake_run(tmp_path / 'run', config, {1: {'AP': -1.0}})], tmp_path / 'report'
+  )
+  assert 'Figure 5 is left out: no run has a finite AP' in page.read_text()
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A short training run."""
+  folder = tmp_path_factory.mktemp('report') / 'tiny'
+  train.train_and_evaluate(tiny_people.config(epochs=1.0), folder)
+  return folder
+
+
+def test_the_command_draws_a_trained_run(workdir, tmp_path):
+  def call(*arguments):
+    command = [sys.executable, '-m', 'mrpose_jax.report', *map(str, arguments)]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(
+      command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+  # The second run's checkpoint is gone.
+  untrained = fake_run(tmp_path / 'gone', tiny_people.config(), {7: {'AP': 0.0, 'AR': 0.0}})
+  done = call(workdir, untrained, '--output=out', '--num_images=2', f'--data_dir={workdir}/absent')
+  assert done.returncode == 0, done.stderr
+  assert 'Figures 6 and 7 are left out' in (tmp_path / 'out' / 'report.md').read_text()
+
+  options = ('--num_images=2', f'--data_dir={tiny_people.data_dir()}')
+  done = call(workdir, untrained, '--output=out', *options)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == f'{tmp_path}/out/report.html and report.md, 2 runs\n'
+  found = Page((tmp_path / 'out' / 'report.html').read_text())
+  for number, picture in zip((5, 6, 7), found.pictures, strict=True):
+    with Image.open(tmp_path / 'out' / f'figure{number}_coco_128x96.png') as file:
+      np.testing.assert_array_equal(np.asarray(file), np.asarray(picture))
+  markdown = (tmp_path / 'out' / 'report.md').read_text()
+  assert 'are without simple_baseline R18, width 4' in markdown
+  assert 'cannot be compared' in markdown
+
+  for arguments, code, message in (
+    (['--output=out'], 2, 'no workdirs'),
+    ([workdir], 2, '--output'),
+    ([workdir, '--output=out', '--num_images=0'], 2, 'num_images'),
+    (['absent', '--output=out'], 4, 'absent: no config.json here'),
+  ):
+    done = call(*arguments)
+    assert done.returncode == code and message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_heatmaps_are_what_the_predictor_decodes(workdir):
+  """Their peaks are the predicted keypoints, and the crop shows the box."""
+  predictor = predict.load_predictor(workdir)
+  image = np.full((160, 200, 3), (200, 100, 50), np.uint8)
+  image[40:120, 60:140] = (20, 60, 250)
+  box = np.array([70, 50, 48, 64], np.float32)
+  crop, heatmaps = predictor.heatmaps(image, box)
+  assert crop.dtype == np.uint8 and crop.shape == (128, 96, 3)
+  assert heatmaps.dtype == np.float32 and heatmaps.shape == (32, 24, 17)
+  assert np.abs(crop.astype(int) - (20, 60, 250)).max() <= 1  # the region is 60 x 80 from (64, 42)
+  person = predictor(image, box[None])[0]
+  np.testing.assert_allclose(heatmaps.max((0, 1)), person[:, 2], atol=1e-5)
+  y, x = np.unravel_index(heatmaps.reshape(-1, 17).argmax(0), (32, 24))
+  in_heatmap = (person[:, :2] - (64, 42)) * 24 / 60  # with its quarter offset
+  positive = person[:, 2] > 0
+  assert np.abs(in_heatmap - np.stack([x, y], -1))[positive].max(initial=0) < 0.26
+  with pytest.raises(ValueError, match='positive width'):
+    predictor.heatmaps(image, [0, 0, 0, 5])
