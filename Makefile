@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -139,7 +139,7 @@ CONFIG = '--config=configs/custom.py'
     (['--workdir=x', CONFIG, '--wrkdir=x'], 2, 'wrkdir'),
     (['--workdir=x', CONFIG, '--config.data.data_dir=absent'], 3, 'input_pipeline.prepare'),
     (['--workdir=absent', CONFIG, '--mode=eval'], 3, 'no prepared data'),
-    (['--workdir=x', '--mode=predict'], 2, '--input=FOLDER'),
+    (['--workdir=x', '--mode=predict'], 2, '--input is missing'),
     (['--workdir=x', '--mode=predict', '--input=absent', '--output=x'], 3, 'no such file'),
     (['--workdir=absent', '--mode=predict', f'--input={ROOT}', '--output=x'], 3, 'no images'),
   ],
