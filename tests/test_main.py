@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +88,26 @@ def test_predict_a_folder(workdir, tmp_path):
   people = predictor(image, [row['bbox'] for row in boxes[:2]])
   assert people.shape == (2, 17, 3)
   np.testing.assert_allclose(np.ravel(people[1]), rows[1]['keypoints'], atol=1e-3)
+
+
+def test_import_weights_from_a_file(tmp_path):
+  safetensors = pytest.importorskip('safetensors.numpy')
+  model = mrpose_jax.create_model('simple_baseline', depth=18, width=4)
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
+  )
+  variables = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), shapes)
+  weights = mrpose_jax.export_torch_weights(variables, model)
+  safetensors.save_file(weights, tmp_path / 'weights.safetensors')
+  arguments = (*OVERRIDES, '--mode=import', f'--input={tmp_path}/weights.safetensors')
+  done = call(*arguments, f'--workdir={tmp_path}/run', '--channel_order=rgb')
+  assert done.returncode == 0, done.stderr
+  predictor = mrpose_jax.load_predictor(tmp_path / 'run')
+  assert predictor.config.model.channel_order == 'rgb'
+  assert predictor(np.zeros((30, 20, 3), np.uint8)).shape == (1, 17, 3)
+  again = call(*arguments, f'--workdir={tmp_path}/run')
+  assert again.returncode == 4
+  assert 'holds a run already' in again.stderr
 
 
 def test_an_unreadable_image_does_not_stop_the_others(workdir, tmp_path):
