@@ -165,7 +165,7 @@ class Predictor:
 
 
 def _checked(image, boxes):
-  """Image and boxes as arrays, the whole image for boxes None; ValueError if they cannot be used."""
+  """Image and boxes as arrays, one box around the whole image for None; raises ValueError."""
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
     raise ValueError(f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB')

@@ -1,4 +1,14 @@
-"""Results as tables for people."""
+"""Results as tables for people; as a command, evaluated runs beside the paper's tables.
+
+  python -m mrpose_jax.report runs/coco runs/mpii --output=runs/report
+
+writes report.md, report.html (one file, pictures included) and the pictures of figures 5, 6 and 7
+into --output. Needs matplotlib: pip install 'mrpose_jax[report]'.
+
+Exit codes: 0 done, 2 wrong flags or no matplotlib, 4 a workdir that cannot be used.
+"""
+
+import math
 
 COCO_COLUMNS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL')
 
@@ -10,14 +20,21 @@ def markdown_table(rows: dict[str, dict[str, float]]) -> str:
     rows: name of the row -> {metric: value}; the first row names the columns.
   """
   columns = list(next(iter(rows.values())))
-  lines = [
-    '| | ' + ' | '.join(columns) + ' |',
-    '|---' * (len(columns) + 1) + '|',
+  cells = [
+    [name, *(_cell(column, metrics[column]) for column in columns)]
+    for name, metrics in rows.items()
   ]
-  for name, metrics in rows.items():
-    cells = [_cell(column, metrics[column]) for column in columns]
-    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
+  return markdown_lines(['', *columns], cells)
+
+
+def markdown_lines(header: list[str], rows: list[list[str]]) -> str:
+  """A Markdown table of text."""
+
+  def line(cells):
+    return '|' + ''.join(f' {cell} |' if cell else ' |' for cell in cells)
+
+  escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
+  return '\n'.join([line(header), '|---' * len(header) + '|', *map(line, escaped)])
 
 
 def one_line(metrics: dict[str, float]) -> str:
@@ -25,9 +42,43 @@ def one_line(metrics: dict[str, float]) -> str:
   return ', '.join(f'{name} {_cell(name, value)}' for name, value in metrics.items())
 
 
-def _cell(column, value):
+def per_cent(column: str, value: float) -> float | None:
+  """A metric in per cent; None where nothing was there to be measured.
+
+  That is -1 in COCO's metrics (pycocotools, where nobody is of that size) and NaN in the others.
+  """
   if column in COCO_COLUMNS:
-    return (
-      '-' if value < 0 else f'{100 * value:.1f}'
-    )  # pycocotools: -1 where nobody is of that size
-  return f'{value:.1f}'
+    return 100 * value if value >= 0 else None
+  return value if math.isfinite(value) else None
+
+
+def _cell(column, value):
+  value = per_cent(column, value)
+  return '-' if value is None else f'{value:.1f}'
+
+
+def main(workdirs: list[str]):
+  # Here, because training and evaluation use the tables above.
+  from mrpose_jax import errors
+  from mrpose_jax import paper_report
+
+  if not workdirs:
+    raise errors.ConfigError(
+      'no workdirs: python -m mrpose_jax.report WORKDIR... --output=FOLDER; each is the folder of '
+      'an evaluated run'
+    )
+  page = paper_report.write(
+    workdirs, flags.FLAGS.output, flags.FLAGS.data_dir or None, flags.FLAGS.num_images
+  )
+  print(f'{page} and {page.with_suffix(".md").name}, {len(workdirs)} runs')
+
+
+if __name__ == '__main__':
+  from absl import flags
+
+  from mrpose_jax import command_line
+
+  flags.DEFINE_string('output', None, 'Folder to write to.', required=True)
+  flags.DEFINE_string('data_dir', None, "Folder of prepared data [each run's own].")
+  flags.DEFINE_integer('num_images', 4, 'Images in figure 6 and people in figure 7.', lower_bound=1)
+  command_line.run(main)

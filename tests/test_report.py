@@ -258,7 +258,7 @@ def test_heatmaps_are_what_the_predictor_decodes(workdir):
   """Their peaks are the predicted keypoints, and the crop shows the box."""
   predictor = predict.load_predictor(workdir)
   image = np.full((160, 200, 3), (200, 100, 50), np.uint8)
-  image[40:120, 60:140] = (20, 60, 250)
+  image[40:130, 60:140] = (20, 60, 250)
   box = np.array([70, 50, 48, 64], np.float32)
   crop, heatmaps = predictor.heatmaps(image, box)
   assert crop.dtype == np.uint8 and crop.shape == (128, 96, 3)
