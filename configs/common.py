@@ -54,10 +54,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = ml_collections.ConfigDict()
   # People a step, over all devices.
   config.train.batch_size = 64
+  # How often each person is seen.
   config.train.epochs = 170.0
+  # Of Adam, before the first drop.
   config.train.learning_rate = 1e-3
-  # Epochs after which the learning rate is multiplied by drop_factor.
+  # Epochs after which the learning rate drops.
   config.train.drop_epochs = (120.0, 150.0)
+  # What it is then multiplied by.
   config.train.drop_factor = 0.1
   # Steps between two lines of metrics.
   config.train.log_every = 100
