@@ -1,6 +1,7 @@
 """Patches -> network inputs, on the accelerator: one drawn affine map a person, one resampling."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -79,7 +80,15 @@ def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order:
     size, rotation, flip = size * drawn.scale[:, None], drawn.rotation, drawn.flip
   image_to_crop = boxes.region_to_crop(batch.center, size, crop_size, rotation, flip)
   patch_to_crop = boxes.compose(image_to_crop, _patch_to_image(batch.origin, batch.zoom))
-  inputs = normalize(warp.affine(batch.patches, patch_to_crop, crop_size), channel_order)
+  if drawn is None:
+    crops = warp.scale_and_shift(batch.patches, patch_to_crop, crop_size)
+  else:
+    # A training patch shows, in at most `canvas` pixels, the diagonal of the largest region that can
+    # be drawn; one per cent is for its rounding to whole pixels.
+    canvas = max(batch.patches.shape[1:3])
+    max_step = 1.01 * canvas / math.hypot(*crop_size)
+    crops = warp.affine(batch.patches, patch_to_crop, crop_size, max_step)
+  inputs = normalize(crops, channel_order)
   keypoints, visible = boxes.transform(image_to_crop, batch.keypoints), batch.visible
   if drawn is not None:
     keypoints = jnp.where(flip[:, None, None], keypoints[:, flip_order], keypoints)

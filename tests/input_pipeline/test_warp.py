@@ -108,3 +108,29 @@ def test_crops_of_the_released_code():
   # OpenCV rounds to whole grey levels: a quarter of one on average.
   assert np.abs(crops - g['crops']).mean((1, 2, 3)).max() < 0.3
   assert np.abs(crops - g['crops']).max() < 2
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_the_forms_for_tpus_are_the_same_function(dtype):
+  """Any rotation, mirrored or not, regions that leave the image; the scale up to the promise."""
+  r = np.random.default_rng(5)
+  images = jnp.asarray(r.integers(0, 256, (6, 90, 100, 3)).astype(dtype))
+  center = jnp.asarray(r.uniform(0, 90, (6, 2)), jnp.float32)
+  width = jnp.asarray(r.uniform(20, 80, (6, 1)), jnp.float32)
+  size = jnp.concatenate([width, width * 4 / 3], -1)
+  angle = jnp.asarray(r.uniform(-180, 180, 6), jnp.float32)
+  flip = jnp.array([True, False] * 3)
+  matrix = boxes.region_to_crop(center, size, (64, 48), angle, flip)
+  plain = warp.by_gathering(images, matrix, (64, 48))
+  tiles = warp.by_tiles(images, matrix, (64, 48), max_step=80 / 48)
+  np.testing.assert_allclose(tiles, plain, atol=2e-3)
+
+  upright = boxes.region_to_crop(center, 3 * size, (64, 48), flip=flip)
+  plain = warp.by_gathering(images, upright, (64, 48))
+  np.testing.assert_allclose(warp.by_rows_and_columns(images, upright, (64, 48)), plain, atol=2e-3)
+
+
+def test_tiles_outside_the_image_are_zero():
+  images = jnp.full((1, 32, 32, 3), 255, jnp.uint8)
+  matrix = jnp.array([[[1.0, 0, 200], [0, 1, -300]]])
+  assert not warp.by_tiles(images, matrix, (32, 32), max_step=1.0).any()
