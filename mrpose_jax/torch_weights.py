@@ -66,6 +66,8 @@ _LEAVES = {
   ('batch_stats', 'mean'): 'running_mean',
   ('batch_stats', 'var'): 'running_var',
 }
+# The layers of this project with a keypoint dimension.
+_KEYPOINT_LAYERS = r'/decoder/(head|low_|middle_)'
 # Prefixes of other codes' checkpoints, taken off in this order.
 _FOREIGN_PREFIXES = (
   r'^module\.',
@@ -86,14 +88,15 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
   Args:
     source: path of a .pth, .pth.tar or .safetensors file, or a mapping from name to array.
     model: from `create_model`.
-    new_head: start the layers with a keypoint dimension afresh, to train for another K.
+    new_head: where they do not fit, start the layers with a keypoint dimension afresh, to train
+      for another K; what is fresh is logged.
 
   Returns:
     {'params': ..., 'batch_stats': ...} of numpy float32 arrays.
 
   Raises:
-    CheckpointError: tensors missing, left over, or of another shape (all are listed); a file that
-      cannot be read.
+    CheckpointError: tensors missing, left over, of another shape or not finite (all are listed); a
+      file that cannot be read.
   """
   where = str(source) if isinstance(source, (str, pathlib.Path)) else 'the given mapping'
   tensors = _plain_names(read(source))
@@ -101,24 +104,23 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
   shapes = traverse_util.flatten_dict(_shapes(model), sep='/')
   classifier = not any(_is_decoder(name) for name in tensors)
 
-  found, fresh, missing, misshapen = {}, [], [], []
+  found, fresh, missing, misshapen, not_finite = {}, [], [], [], []
   for path, name in names.items():
     tensor = tensors.pop(name, None)
     if classifier and path.split('/')[1] == 'decoder':
       fresh.append(path)
-    elif new_head and model.num_keypoints in _torch_shape(shapes[path].shape):
-      if tensor is None or _layout(tensor).shape != shapes[path].shape:
-        fresh.append(path)
-      else:
-        found[path] = _layout(tensor)
+    elif new_head and re.search(_KEYPOINT_LAYERS, path) and not _fits(tensor, shapes[path]):
+      fresh.append(path)
     elif tensor is None:
       missing.append(name)
-    elif _layout(tensor).shape != shapes[path].shape:
+    elif not _fits(tensor, shapes[path]):
       expected = _torch_shape(shapes[path].shape)
       misshapen.append(f'{name} is {list(np.shape(tensor))}, the network wants {list(expected)}')
     else:
       found[path] = _layout(tensor)
-  if missing or misshapen or tensors:
+      if not np.isfinite(found[path]).all():
+        not_finite.append(name)
+  if missing or misshapen or not_finite or tensors:
     raise errors.CheckpointError(
       f'{where} does not fit {model.network} on ResNet-{model.depth} with '
       f'K = {model.num_keypoints}: '
@@ -128,6 +130,7 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
           ('missing in the file', sorted(missing)),
           ('left over in the file', sorted(tensors)),
           ('of another shape', misshapen),
+          ('with values that are not finite', not_finite),
         )
         if rows
       )
@@ -194,6 +197,10 @@ def _initial(model):
   return jax.jit(
     lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), False)
   )()
+
+
+def _fits(tensor, shape):
+  return tensor is not None and _layout(tensor).shape == shape.shape
 
 
 def _layout(tensor):
@@ -272,7 +279,8 @@ def _read_pickle(path):
       f"{path}: reading PyTorch files needs torch; pip install 'mrpose_jax[torch]'"
     ) from error
   try:
-    content = torch.load(path, map_location='cpu', weights_only=True)
+    with torch.serialization.safe_globals(_plain_numpy()):
+      content = torch.load(path, map_location='cpu', weights_only=True)
   except (
     Exception
   ) as error:  # torch raises many kinds; each means that the file is not plain weights
@@ -289,6 +297,13 @@ def _read_pickle(path):
     for name, value in content.items()
     if isinstance(value, torch.Tensor)
   }
+
+
+def _plain_numpy():
+  """What a pickled NumPy number names; training checkpoints hold their best score as one."""
+  scalar = np.float64(0).__reduce__()[0]
+  dtypes = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64')]
+  return [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, *dtypes]
 
 
 def _some(rows, limit=8):
