@@ -21,7 +21,7 @@ def run(command: Callable[[list[str]], None]):
     logging.basicConfig(
       level=logging.WARNING, format='%(asctime)s %(message)s', datefmt='%H:%M:%S', force=True
     )
-    logging.getLogger('absl').setLevel(logging.WARNING)  # Orbax, TFDS and Grain tell a lot
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax, TFDS and Grain tell a lot
     logging.getLogger('mrpose_jax').setLevel(logging.INFO)
     try:
       command(argv[1:])

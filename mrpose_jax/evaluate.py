@@ -13,7 +13,7 @@ from input_pipeline import annotations
 from input_pipeline import images
 from input_pipeline import loader
 from mrpose_jax import checkpoint
-from mrpose_jax import errors
+from mrpose_jax import configuration
 from mrpose_jax import parallel
 from mrpose_jax import predict
 from mrpose_jax import report
@@ -112,12 +112,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   Raises:
     ConfigError, DataError, CheckpointError: with one line that says what to do.
   """
-  parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
-  dataset = loader.open_dataset(config.data.name, config.data.data_dir)
+  configuration.check(config)
+  dataset = configuration.open_dataset(config)
   workdir, step = checkpoint.locate(workdir)
   checkpoints = checkpoint.Checkpoints(workdir)
   step = checkpoints.best_step() if step is None else step
-  check_same_network(checkpoints.meta(step)['config'], config, workdir)
+  configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
   mesh = parallel.data_mesh()
   target = predict.abstract_variables(predict.model_of(config, dataset.skeleton.num_keypoints))
   place = parallel.replicated(mesh)
@@ -174,30 +174,6 @@ def draw_pictures(kept, dataset, folder: pathlib.Path):
       break
   sheet = visualize.contact_sheet(drawn, columns=4, cell_size=(240, 320))
   Image.fromarray(sheet).save(folder / 'sheet.jpg', quality=92)
-
-
-def check_same_network(stored: dict, config: ml_collections.ConfigDict, workdir):
-  """Raises CheckpointError where a workdir holds another network than is asked for."""
-  asked = config.to_dict()
-  names = [
-    *(('model', name) for name in ('network', 'depth', 'width', 'channel_order')),
-    *(('data', name) for name in ('name', 'image_size')),
-  ]
-  different = [
-    f'{section}.{name} is {_plain(stored[section][name])!r} there and '
-    f'{_plain(asked[section][name])!r} here'
-    for section, name in names
-    if _plain(stored[section][name]) != _plain(asked[section][name])
-  ]
-  if different:
-    raise errors.CheckpointError(
-      f'{workdir} holds another network: {"; ".join(different)}; choose another --workdir, or its '
-      'configuration'
-    )
-
-
-def _plain(value):
-  return list(value) if isinstance(value, tuple) else value
 
 
 def _pck_of_annotations(kept, dataset):

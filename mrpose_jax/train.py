@@ -14,9 +14,9 @@ import optax
 
 from input_pipeline import augment
 from input_pipeline import loader
-from input_pipeline import prepare
 from mrpose_jax import checkpoint
 from mrpose_jax import codec as codecs
+from mrpose_jax import configuration
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import losses
@@ -101,10 +101,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     ConfigError, DataError, CheckpointError, DivergedError: with one line that says what to do.
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
-  check(config)
+  configuration.check(config)
 
   # Data.
-  dataset = open_dataset(config)
+  dataset = configuration.open_dataset(config)
   source = dataset.source('train')
   dataset.source('validation')  # an error now rather than after the first epoch
   if 'validation' in dataset.test_sets:
@@ -120,6 +120,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   iterator = {'dataset': dataset.fingerprint(), 'seed': config.seed, 'batch_size': batch_size}
 
   # Model, optimizer, step.
+  _open_workdir(workdir, config)
   mesh = parallel.data_mesh()
   place = parallel.replicated(mesh)
   model = predict.model_of(config, dataset.skeleton.num_keypoints)
@@ -149,12 +150,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     'crops': dict(dataset.crops),
     'iterator': iterator,
   }
-  _open_workdir(workdir, meta['config'])
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   start_step = checkpoints.latest_step()
   if start_step is not None:
     stored = checkpoints.meta(start_step)
-    evaluate.check_same_network(stored['config'], config, workdir)
     if stored['iterator']:  # an imported network has read no data
       _check_same_iterator(stored['iterator'], iterator, workdir)
     target = checkpoint.restore_target(jax.eval_shape(create, key), place)
@@ -216,59 +215,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   return metrics
 
 
-def check(config: ml_collections.ConfigDict):
-  """Raises ConfigError for values that cannot be run, before anything is read or compiled."""
-  height, width = config.data.image_size
-  if height % 32 or width % 32 or min(height, width) < 32:
-    raise errors.ConfigError(f'data.image_size={height, width}: both must be multiples of 32')
-  parallel.check_batch_size('train.batch_size', config.train.batch_size)
-  parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
-  for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every'):
-    if not config.train[name] > 0:
-      raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
-  if config.model.channel_order not in ('rgb', 'bgr'):
-    raise errors.ConfigError(f"model.channel_order={config.model.channel_order!r}: 'rgb' or 'bgr'")
-  try:
-    augment.Augmentation(**config.augment)
-    predict.codec_of(config)
-  except ValueError as error:
-    raise errors.ConfigError(str(error)) from error
-  predict.model_of(config, num_keypoints=1)
-
-
-def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
-  """The prepared data; synthetic_people, which need no files, are drawn on first use.
-
-  Raises:
-    ConfigError: the patches were cut for crops that this configuration does not make.
-  """
-  name, data_dir = config.data.name, config.data.data_dir
-  if name == 'synthetic_people':
-    log.info('%s', prepare.prepare(name, None, data_dir))
-  dataset = loader.open_dataset(name, data_dir)
-  height, width = config.data.image_size
-  if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
-    raise errors.ConfigError(
-      f'data.image_size={height, width}: {name} was prepared for width / height = '
-      f'{dataset.crops["aspect"]:g}'
-    )
-  if config.augment.scale > dataset.crops['scale'] + 1e-6:
-    raise errors.ConfigError(
-      f'augment.scale={config.augment.scale}: {name} was prepared for at most '
-      f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
-    )
-  return dataset
-
-
 def _open_workdir(workdir, config):
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from error
-  if (workdir / 'config.json').exists():
-    evaluate.check_same_network(
-      checkpoint.read_json(workdir / 'config.json'), ml_collections.ConfigDict(config), workdir
-    )
+  file = workdir / 'config.json'
+  if file.exists():
+    configuration.match_workdir(config, checkpoint.read_json(file), workdir)
 
 
 def _check_same_iterator(stored, asked, workdir):

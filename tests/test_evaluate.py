@@ -54,7 +54,9 @@ def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
   assert predictor.step == 0
   image = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
   assert predictor(image).shape == (1, 17, 3)
+  config = tiny_people.config(epochs=0.7)  # says rgb, but the weights decide
   evaluate.evaluate(config, workdir)
+  assert config.model.channel_order == 'bgr'
   assert 'simple_baseline, step 0' in capsys.readouterr().out
   with pytest.raises(errors.CheckpointError, match='holds a run already'):
     import_weights.import_weights(config, weights, workdir)

@@ -1,0 +1,88 @@
+"""Configurations that cannot be run, or not here, and the data that they name."""
+
+import logging
+import math
+
+import ml_collections
+
+from input_pipeline import augment
+from input_pipeline import loader
+from input_pipeline import prepare
+from mrpose_jax import errors
+from mrpose_jax import parallel
+from mrpose_jax import predict
+
+log = logging.getLogger(__name__)
+
+
+def check(config: ml_collections.ConfigDict):
+  """Raises ConfigError for values that cannot be run, before anything is read or compiled."""
+  height, width = config.data.image_size
+  if height % 32 or width % 32 or min(height, width) < 32:
+    raise errors.ConfigError(f'data.image_size={height, width}: both must be multiples of 32')
+  parallel.check_batch_size('train.batch_size', config.train.batch_size)
+  parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
+  for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every'):
+    if not config.train[name] > 0:
+      raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
+  if config.model.channel_order not in ('rgb', 'bgr'):
+    raise errors.ConfigError(f"model.channel_order={config.model.channel_order!r}: 'rgb' or 'bgr'")
+  try:
+    augment.Augmentation(**config.augment)
+    predict.codec_of(config)
+  except ValueError as error:
+    raise errors.ConfigError(str(error)) from error
+  predict.model_of(config, num_keypoints=1)
+
+
+def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
+  """The prepared data; synthetic_people, which need no files, are drawn on first use.
+
+  Raises:
+    ConfigError: the patches were cut for crops that this configuration does not make.
+  """
+  name, data_dir = config.data.name, config.data.data_dir
+  if name == 'synthetic_people':
+    log.info('%s', prepare.prepare(name, None, data_dir))
+  dataset = loader.open_dataset(name, data_dir)
+  height, width = config.data.image_size
+  if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
+    raise errors.ConfigError(
+      f'data.image_size={height, width}: {name} was prepared for width / height = '
+      f'{dataset.crops["aspect"]:g}'
+    )
+  if config.augment.scale > dataset.crops['scale'] + 1e-6:
+    raise errors.ConfigError(
+      f'augment.scale={config.augment.scale}: {name} was prepared for at most '
+      f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
+    )
+  return dataset
+
+
+def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):
+  """Takes the channel order over from what a workdir holds, whose weights decide it.
+
+  Raises:
+    CheckpointError: the workdir holds another network than the configuration asks for.
+  """
+  asked = config.to_dict()
+  names = [
+    *(('model', name) for name in ('network', 'depth', 'width')),
+    *(('data', name) for name in ('name', 'image_size')),
+  ]
+  different = [
+    f'{section}.{name} is {_plain(stored[section][name])!r} there and '
+    f'{_plain(asked[section][name])!r} here'
+    for section, name in names
+    if _plain(stored[section][name]) != _plain(asked[section][name])
+  ]
+  if different:
+    raise errors.CheckpointError(
+      f'{workdir} holds another network: {"; ".join(different)}; choose another --workdir, or its '
+      'configuration'
+    )
+  config.model.channel_order = stored['model']['channel_order']
+
+
+def _plain(value):
+  return list(value) if isinstance(value, tuple) else value
