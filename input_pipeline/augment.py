@@ -83,8 +83,8 @@ def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order:
   if drawn is None:
     crops = warp.scale_and_shift(batch.patches, patch_to_crop, crop_size)
   else:
-    # A training patch shows, in at most `canvas` pixels, the diagonal of the largest region that can
-    # be drawn; one per cent is for its rounding to whole pixels.
+    # A training patch shows the diagonal of the largest region that can be drawn in at most
+    # `canvas` pixels; one per cent is for its rounding to whole pixels.
     canvas = max(batch.patches.shape[1:3])
     max_step = 1.01 * canvas / math.hypot(*crop_size)
     crops = warp.affine(batch.patches, patch_to_crop, crop_size, max_step)
