@@ -7,7 +7,6 @@ import ml_collections
 
 from input_pipeline import augment
 from input_pipeline import loader
-from input_pipeline import prepare
 from mrpose_jax import errors
 from mrpose_jax import parallel
 from mrpose_jax import predict
@@ -43,6 +42,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
   """
   name, data_dir = config.data.name, config.data.data_dir
   if name == 'synthetic_people':
+    from input_pipeline import prepare  # here, because it defines the flags of its command
+
     log.info('%s', prepare.prepare(name, None, data_dir))
   dataset = loader.open_dataset(name, data_dir)
   height, width = config.data.image_size
