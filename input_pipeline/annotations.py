@@ -42,11 +42,19 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class ImageEntry:
-  """One image and its people; `file_name` is relative to the image folder and stays inside it."""
+  """One image and its people.
+
+  Attributes:
+    id: of the image.
+    file_name: relative to the image folder; stays inside it.
+    people: the annotated ones.
+    size: width, height in pixels, where the file tells.
+  """
 
   id: int
   file_name: str
   people: list[Person]
+  size: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +161,9 @@ def read_coco(path) -> Annotations:
         area = float(area or box[2] * box[3])
         images[image][2].append(Person(number, box, area, keypoints, visible))
   _raise_problems(path, problems)
-  entries = [ImageEntry(number, name, people) for number, (name, _, people) in images.items()]
+  entries = [
+    ImageEntry(number, name, people, size) for number, (name, size, people) in images.items()
+  ]
   return Annotations(skeleton, entries, dropped, test_set)
 
 

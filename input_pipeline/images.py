@@ -37,8 +37,10 @@ def decode(data: bytes, where: str) -> np.ndarray:
       deep = image.mode.startswith('I;16') or gray.max() > 255
       gray = np.clip(gray / (257 if deep else 1), 0, 255).astype(np.uint8)
       return np.repeat(gray[..., None], 3, -1)
-    image.info.pop('transparency', None)  # of a palette; Pillow warns before it drops it
-    return np.asarray(image.convert('RGB'))
+    if image.mode != 'RGB':  # converting RGB would copy it
+      image.info.pop('transparency', None)  # of a palette; Pillow warns before it drops it
+      image = image.convert('RGB')
+    return np.asarray(image)
   except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
@@ -48,17 +50,21 @@ def decode(data: bytes, where: str) -> np.ndarray:
 
 def read(path) -> np.ndarray:
   """The image file at `path` as uint8 [H, W, 3] RGB; raises DataError."""
+  return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path) -> bytes:
+  """The file's content; raises DataError."""
   try:
-    data = pathlib.Path(path).read_bytes()
+    return pathlib.Path(path).read_bytes()
   except OSError as error:
     raise errors.DataError(f'{path}: cannot be read ({error.strerror})') from error
-  return decode(data, str(path))
 
 
-def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-  """uint8 [H, W, 3] -> JPEG without chroma subsampling."""
+def encode_jpeg(pixels: np.ndarray, quality: int, subsampling: int = 0) -> bytes:
+  """uint8 [H, W, 3] -> JPEG; subsampling of the chroma is 0 for none (4:4:4), 2 for 4:2:0."""
   buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, 'JPEG', quality=quality, subsampling=0)
+  Image.fromarray(pixels).save(buffer, 'JPEG', quality=quality, subsampling=subsampling)
   return buffer.getvalue()
 
 
@@ -76,7 +82,11 @@ class Patch(NamedTuple):
   zoom: np.ndarray
 
 
-def cut_patch(image: np.ndarray, low, high, canvas: int) -> Patch:
+# A patch shows up to so many image pixels more along each axis than what it was cut for.
+MARGIN = 5
+
+
+def cut_patch(image: np.ndarray, low, high, canvas: int, max_zoom: float = 1.0) -> Patch:
   """The part of an image between two corners, no larger than the canvas.
 
   Args:
@@ -84,18 +94,19 @@ def cut_patch(image: np.ndarray, low, high, canvas: int) -> Patch:
     low, high: [2] xy corners in image pixels, outside the image or not. One pixel more is cut all
       around, so that bilinear sampling up to the corners sees what it would see in the image.
     canvas: longest side in pixels; a larger patch is averaged down to it.
+    max_zoom: patch pixels per image pixel that the patch has at most.
   """
   limit = np.array(image.shape[1::-1])
   low = np.clip(np.floor(low) - 1, 0, limit - 1).astype(np.int64)
   high = np.clip(np.ceil(high) + 2, low + 1, limit).astype(np.int64)
   pixels = image[low[1] : high[1], low[0] : high[0]]
   size = high - low
-  longest = size.max()
-  zoom = np.ones(2, np.float32)
-  if longest > canvas:
-    small = np.maximum(np.round(size * (canvas / longest)).astype(np.int64), 1)
+  zoom = np.full(2, min(1.0, max_zoom, canvas / size.max()))
+  if zoom[0] < 1:
+    # Rounded down, so that the zoom of neither axis is above what was asked for.
+    small = np.maximum(np.floor(size * zoom + 1e-6).astype(np.int64), 1)
     # Pillow's BOX gives each pixel to one average as a whole, which moves dots by up to 0.4 pixels.
     shrunk = Image.fromarray(pixels).resize(tuple(small.tolist()), Image.Resampling.HAMMING)
     pixels = np.asarray(shrunk)
-    zoom = (small / size).astype(np.float32)
-  return Patch(pixels, low.astype(np.float32), zoom)
+    zoom = np.minimum(small / size, zoom)  # a single pixel may stand for less than its area
+  return Patch(pixels, low.astype(np.float32), zoom.astype(np.float32))

@@ -9,10 +9,13 @@ used.
 """
 
 import contextlib
+import fcntl
 import io
 import json
+import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,6 +49,8 @@ DATASETS = {
 }
 SYNTHETIC_IMAGES = {'train': 1600, 'validation': 200}
 SYNTHETIC_SEED = 0
+# Fewer images than this one process has read before others have started.
+MANY_IMAGES = 2000
 
 _DATASET = flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Which data set.')
 _SOURCE = flags.DEFINE_string('source', '', 'Folder of the official files.')
@@ -54,6 +59,9 @@ _TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the o
 _VALIDATION = flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none.")
 _CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch in pixels.')
 _SCALE = flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
+_PROCESSES = flags.DEFINE_integer(
+  'processes', None, 'That read and cut images [one per core; one for few images].', lower_bound=1
+)
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
 
 
@@ -66,6 +74,7 @@ def prepare(
   canvas: int = 512,
   scale: float = 0.4,
   overwrite: bool = False,
+  processes: int | None = None,
 ) -> str:
   """Prepares a data set; what was prepared before with the same settings stays as it is.
 
@@ -77,6 +86,8 @@ def prepare(
     train, validation: names of the sets; None for the official ones, '' to leave the split out.
     canvas, scale: see `pose_builder.CropSettings`.
     overwrite: replace an earlier preparation.
+    processes: that read and cut images, one per core by default, or one for a small data set; the
+      result does not depend on it.
 
   Returns:
     A report for people, a line a split.
@@ -89,8 +100,12 @@ def prepare(
   if dataset == 'synthetic_people':
     source = data_dir / 'synthetic_people_images'
     for split, count in SYNTHETIC_IMAGES.items():
-      if overwrite or not known.find_split(source, split).annotation_file.exists():
-        synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED)
+      done = known.find_split(source, split).annotation_file
+      if overwrite or not done.exists():
+        with _alone(data_dir, dataset):
+          if overwrite or not done.exists():  # another process may have drawn it meanwhile
+            drawers = processes or os.cpu_count()
+            synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED, drawers)
   source = pathlib.Path(source).expanduser()
   if not source.is_dir():
     raise errors.DataError(f'--source={source}: there is no such folder')
@@ -112,29 +127,74 @@ def prepare(
         f"name the set with --{name}=SET, or leave the split out with --{name}=''"
       )
 
-  folder = data_dir / dataset
   # A replacement is written beside what it replaces, which stays until the new one is whole.
-  parent = data_dir / f'{dataset}.replacement' if overwrite else data_dir
-  if overwrite:
-    shutil.rmtree(parent, ignore_errors=True)
+  replacement = data_dir / f'{dataset}.replacement'
   crops = pose_builder.CropSettings(aspect=known.aspect, scale=scale, canvas=canvas)
-  builder = known.builder(splits=splits, crops=crops, data_dir=parent)
-  earlier = folder / str(builder.VERSION) / 'metadata.json'
-  if earlier.exists() and not overwrite:
-    if json.loads(earlier.read_text()) != json.loads(json.dumps(builder.settings)):
-      raise errors.DataError(
-        f'{folder}: was prepared with other settings; replace it with --overwrite, '
-        'or choose another --data_dir'
-      )
-    return f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download, which there is not
-    builder.download_and_prepare()
-  if overwrite:
-    shutil.rmtree(folder, ignore_errors=True)
-    (parent / dataset).rename(folder)
-    shutil.rmtree(parent)
+  builder = known.builder(
+    splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
+  )
+  images = sum(len(found.images) for found in builder.annotations.values())
+  builder.processes = processes or (os.cpu_count() if images >= MANY_IMAGES else 1)
+  folder = data_dir / dataset
+  before = f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
+  if not overwrite and _is_prepared(folder, builder):
+    return before
+  with _alone(data_dir, dataset):
+    if not overwrite and _is_prepared(folder, builder):
+      return before
+    _remove_leftovers(folder, replacement)
+    try:
+      _write(builder)
+      if overwrite:
+        if folder.exists():
+          folder.rename(replacement / 'old')
+        (replacement / dataset).rename(folder)
+    finally:
+      _remove_leftovers(folder, replacement)
   return f'{builder.report()}\nwritten to {folder}'
+
+
+def _is_prepared(folder, builder):
+  """Whether it was prepared with the builder's settings; raises DataError if with others."""
+  metadata = folder / str(builder.VERSION) / 'metadata.json'
+  if not metadata.exists():
+    return False
+  if json.loads(metadata.read_text()) != json.loads(json.dumps(builder.settings)):
+    raise errors.DataError(
+      f'{folder}: was prepared with other settings or from other annotations; replace it with '
+      '--overwrite, or choose another --data_dir'
+    )
+  return True
+
+
+def _write(builder: pose_builder.PoseBuilder):
+  tfds.disable_progress_bar()
+  # TFDS wants a folder for downloads, and tells of a download; there is none.
+  with (
+    tempfile.TemporaryDirectory() as downloads,
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    builder.download_and_prepare(download_dir=downloads)
+
+
+def _remove_leftovers(folder, replacement):
+  """Removes what a preparation that was killed or failed has left."""
+  shutil.rmtree(replacement, ignore_errors=True)
+  for path in folder.glob('*incomplete*'):
+    shutil.rmtree(path, ignore_errors=True)
+  for path in (folder, folder.parent):
+    with contextlib.suppress(OSError):
+      path.rmdir()  # where nothing is in it
+
+
+@contextlib.contextmanager
+def _alone(data_dir, dataset):
+  """Waits until no other process prepares this data set here."""
+  data_dir.mkdir(parents=True, exist_ok=True)
+  with open(data_dir / f'.{dataset}.lock', 'w') as file:
+    with contextlib.suppress(OSError):  # a file system without locks
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def main(arguments):
@@ -149,6 +209,7 @@ def main(arguments):
       _CANVAS.value,
       _SCALE.value,
       _OVERWRITE.value,
+      _PROCESSES.value,
     )
   )
 

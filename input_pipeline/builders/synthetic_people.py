@@ -6,7 +6,7 @@ visibility flags. The same seed gives the same files on every run, with any numb
 """
 
 import json
-import multiprocessing
+import os
 import pathlib
 import sys
 import zlib
@@ -18,6 +18,7 @@ from PIL import ImageFilter
 
 from input_pipeline.builders import canvas as canvas_lib
 from input_pipeline.builders import figure
+from input_pipeline.builders import workers
 from mrpose_jax import errors
 from mrpose_jax import skeleton
 
@@ -317,12 +318,7 @@ def write_coco(folder, split: str, num_images: int, seed: int, processes: int = 
 
   tasks = [(str(images), split, seed, index) for index in range(num_images)]
   show = {'total': num_images, 'desc': f'drawing {split}', 'disable': not sys.stderr.isatty()}
-  if processes > 1:
-    # Spawned, for JAX's threads may already run in the caller and do not survive a fork.
-    with multiprocessing.get_context('spawn').Pool(min(processes, num_images)) as pool:
-      written = list(tqdm.tqdm(pool.imap(_write_scene, tasks, chunksize=8), **show))
-  else:
-    written = [_write_scene(task) for task in tqdm.tqdm(tasks, **show)]
+  written = list(tqdm.tqdm(workers.in_order(_write_scene, tasks, processes), **show))
 
   annotations = [annotation for _, people in written for annotation in people]
   for number, annotation in enumerate(annotations):
@@ -341,4 +337,7 @@ def write_coco(folder, split: str, num_images: int, seed: int, processes: int = 
     }],
   }  # fmt: skip
   path = folder / 'annotations' / f'person_keypoints_{split}.json'
-  path.write_text(json.dumps(dataset))
+  # Renamed when whole, for this file says that the split was drawn.
+  partial = path.with_suffix('.partial')
+  partial.write_text(json.dumps(dataset))
+  os.replace(partial, path)

@@ -1,17 +1,23 @@
+import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from input_pipeline import annotations
 from input_pipeline import boxes
 from input_pipeline import images
 from input_pipeline import loader
+from input_pipeline import warp
 from input_pipeline.builders import coco
 from input_pipeline.builders import mpii
 from input_pipeline.builders import pose_builder
+from input_pipeline.builders import synthetic_people
 from mrpose_jax import errors
 from tests import shared_data
 from tests.input_pipeline import tiny_coco
+
+affine = jax.jit(warp.affine, static_argnums=2)
 
 
 @pytest.fixture(scope='module')
@@ -86,9 +92,74 @@ def test_a_patch_is_never_larger_than_the_canvas(source, tmp_path):
   splits = {'train': coco.find_split(source, 'train2017')}
   records = records_of(prepare(coco.Coco, splits, tmp_path, canvas=24), 'train')
   sides = [max(images.decode(record['image'], 'patch').shape[:2]) for record in records]
-  assert max(sides) == 24
-  large = next(record for record in records if record['image_id'] == 12)
-  np.testing.assert_allclose(large['zoom'], [24 / 80, 19 / 64])  # 80 x 64 -> 24 x 19.2
+  assert 16 < max(sides) <= 24
+  people = people_of(source / 'annotations/person_keypoints_train2017.json')
+  for record in records:
+    person = people[record['people']['person_id'][0]][1]
+    _, size = boxes.box_to_region(person.box, aspect=0.75, padding=1.25)
+    # The whole reach, 1.4 times the diagonal, would fill the canvas, whatever the image shows.
+    zoom = 24 / (1.4 * np.hypot(*size) + images.MARGIN)
+    assert (record['zoom'] <= np.float32(zoom)).all()
+    assert (record['zoom'] > zoom - 1 / 20).all()  # whole pixels of a patch of 20
+
+
+def test_training_crops_of_patches_are_those_of_the_image():
+  crops = pose_builder.CropSettings(canvas=1024)  # nothing is scaled down: JPEG alone
+  quality = []
+  for seed in range(6):
+    image, people = synthetic_people.render_scene(seed)
+    for person in people:
+      patch = pose_builder.train_patch(image, person['box'], crops)
+      np.testing.assert_array_equal(patch.zoom, [1, 1])
+      data = images.encode_jpeg(patch.pixels, pose_builder.JPEG_QUALITY)
+      to_image = np.array([[1, 0, patch.origin[0]], [0, 1, patch.origin[1]]])
+      center, size = boxes.box_to_region(np.array(person['box'], float), 0.75, 1.25)
+      for scale, rotation, flip in ((1.4, -30, False), (0.6, 20, True)):
+        matrix = boxes.region_to_crop(center, scale * size, (256, 192), rotation, flip)
+        expected, inside = crop_of(image, matrix)
+        found, _ = crop_of(images.decode(data, 'patch'), boxes.compose(matrix, to_image))
+        error = np.square(found - expected)[inside].mean()
+        quality.append(10 * np.log10(255**2 / error))
+  assert len(quality) > 20
+  assert np.mean(np.array(quality) >= 40) >= 0.95
+  assert np.mean(quality) >= 40
+
+
+def crop_of(pixels, matrix):
+  """The 256x192 crop, and which of its pixels lie in the image."""
+  padded = np.zeros((400, 400, 4), np.uint8)
+  padded[: pixels.shape[0], : pixels.shape[1]] = np.dstack([pixels, 255 + 0 * pixels[..., :1]])
+  crop = np.asarray(affine(padded[None], matrix[None], (256, 192)))[0]
+  return crop[..., :3], crop[..., 3] > 254.9
+
+
+def test_a_training_crop_never_steps_farther_than_the_canvas_allows():
+  rng = np.random.default_rng(0)
+  image = np.zeros((300, 400, 3), np.uint8)
+  for canvas in (64, 160, 512):
+    crops = pose_builder.CropSettings(canvas=canvas)
+    for _ in range(50):
+      corner, sides = rng.uniform(-20, 300, 2), rng.uniform(1, 400, 2)
+      box = np.concatenate([corner, sides])
+      patch = pose_builder.train_patch(image, box, crops)
+      _, size = boxes.box_to_region(box, crops.aspect, crops.padding)
+      step = 1.4 * size[0] / 192 * patch.zoom.max()  # patch pixels a crop pixel
+      assert step <= canvas / np.hypot(256, 192)
+      assert max(patch.pixels.shape) <= canvas
+
+
+def test_several_shards_read_back(source, tmp_path):
+  builder = coco.Coco(
+    splits={'train': coco.find_split(source, 'train2017')},
+    crops=pose_builder.CropSettings(),
+    data_dir=tmp_path,
+  )
+  config = tfds.download.DownloadConfig(num_shards=3)
+  builder.download_and_prepare(download_config=config, download_dir=tmp_path / 'downloads')
+  assert len(list(tmp_path.glob('coco/1.0.0/coco-train.array_record-*-of-00003'))) == 3
+  records = records_of(loader.open_dataset('coco', tmp_path), 'train')
+  people = people_of(source / 'annotations/person_keypoints_train2017.json')
+  assert sorted(record['people']['person_id'][0] for record in records) == sorted(people)
 
 
 def test_fingerprint_tells_data_sets_apart(dataset, source, tmp_path):

@@ -207,3 +207,15 @@ def test_a_bright_dot_ends_where_the_geometry_says(canvas):
     expected = boxes.transform(matrix, np.array([dot], float))[0]
     # A tenth of a patch's pixel; one half would be the usual mistake.
     np.testing.assert_allclose(found, expected, atol=0.1 / patch.zoom.min())
+
+
+@pytest.mark.parametrize('corner', [(0.0, 0.0), (-60.0, -90.0), (77.3, 61.9), (119.5, 89.5)])
+def test_a_zoom_that_was_asked_for_holds_at_the_border_too(corner):
+  image = np.random.default_rng(5).integers(0, 256, (90, 120, 3), np.uint8)
+  low = np.array(corner)
+  patch = images.cut_patch(image, low, low + 100, canvas=60, max_zoom=0.43)
+  height, width = patch.pixels.shape[:2]
+  shown = np.minimum(np.ceil(low + 100) + 2, (120, 90)) - patch.origin
+  np.testing.assert_array_equal([width, height], np.maximum(np.floor(shown * 0.43), 1))
+  assert (patch.zoom <= np.float32(0.43)).all()
+  assert (patch.zoom * (shown + 1 / 0.43) >= 0.43 * shown).all()  # to a whole pixel

@@ -3,10 +3,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from PIL import Image
 
 from input_pipeline import images
 from input_pipeline import loader
@@ -60,7 +62,9 @@ def test_overwriting_with_bad_data_keeps_what_was_there(source, data_dir):
   prepare.prepare('coco', source, data_dir)
   before = files_of(data_dir)
   (source / 'images/val2017/21.png').unlink()
-  with pytest.raises(errors.DataError, match='missing'):
+  with pytest.raises(
+    errors.DataError, match=r'1 of 6 images cannot be used: .*21\.png: cannot be read'
+  ):
     prepare.prepare('coco', source, data_dir, overwrite=True)
   assert files_of(data_dir) == before
 
@@ -75,12 +79,52 @@ def test_one_split_alone(source, data_dir):
     prepare.prepare('coco', source, data_dir, train='', validation='')
 
 
-def test_missing_images_are_counted(source, data_dir):
-  for name in ('11.png', '13.png'):
-    (source / 'images/train2017' / name).unlink()
-  with pytest.raises(errors.DataError, match=r'2 of 3 images are missing, first 11\.png'):
+def test_all_unusable_images_are_told_together(source, data_dir):
+  train, validation = (source / 'images' / name for name in ('train2017', 'val2017'))
+  (train / '11.png').unlink()
+  (train / '12.png').write_bytes(b'')
+  (train / '13.png').write_text('404: Not Found')
+  (validation / '21.png').write_bytes((validation / '21.png').read_bytes()[:100])
+  Image.new('RGB', (64, 80)).save(validation / '22.png')
+  Image.new('L', (80, 65)).save(validation / '23.png')
+  for processes in (1, 2):
+    with pytest.raises(errors.DataError) as raised:
+      prepare.prepare('coco', source, data_dir, processes=processes)
+    message = str(raised.value)
+    assert message.startswith('6 of 6 images cannot be used: ')
+    assert message.endswith(' and 1 more')
+    for part in (
+      '11.png: cannot be read (No such file',
+      '12.png: not a readable image (the file is empty)',
+      '13.png: not a readable image (not of a known image format)',
+      '21.png: not a readable image (',
+      '22.png: 64x80 pixels, and 80x64 in the annotation file',
+    ):
+      assert part in message
+    assert not list(data_dir.glob('[!.]*'))
+
+
+def test_problems_of_both_annotation_files_are_told(source, data_dir):
+  for name in ('train2017', 'val2017'):
+    (source / f'annotations/person_keypoints_{name}.json').write_text('[')
+  with pytest.raises(errors.DataError, match=r'train2017\.json: .*val2017\.json: not a readable'):
     prepare.prepare('coco', source, data_dir)
-  assert not data_dir.exists()
+
+
+def test_changed_annotations_are_not_taken_for_the_prepared_ones(source, data_dir):
+  prepare.prepare('coco', source, data_dir)
+  path = source / 'annotations/person_keypoints_train2017.json'
+  path.write_text(path.read_text().replace('"area": 1271.0', '"area": 1270.0'))
+  with pytest.raises(errors.DataError, match='from other annotations; replace it with --overwrite'):
+    prepare.prepare('coco', source, data_dir)
+
+
+def test_the_number_of_processes_does_not_change_the_result(source, data_dir):
+  for processes in (1, 2):
+    prepare.prepare('coco', source, data_dir / str(processes), processes=processes)
+  one, two = (files_of(data_dir / str(processes)) for processes in (1, 2))
+  assert len(one) > 6
+  assert one == two
 
 
 def test_a_missing_set_names_what_is_there(source, data_dir):
@@ -115,12 +159,54 @@ def test_an_interrupted_preparation_leaves_nothing_whole(source, data_dir, monke
   assert len(loader.open_dataset('coco', data_dir).source('train')) == 6
 
 
-def test_a_killed_preparation_is_not_opened(source, data_dir):
-  prepare.prepare('coco', source, data_dir)
-  # What SIGKILL leaves just before TFDS renames its temporary folder.
-  (data_dir / 'coco/1.0.0').rename(data_dir / 'coco/1.0.0.incomplete.4R7K2P')
+def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
+  image = source / 'images/val2017/23.png'
+  content = image.read_bytes()
+  image.unlink()
+  os.mkfifo(image)  # a process waits for its content for ever
+  command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
+  folders = [f'--source={source}', f'--data_dir={data_dir}']
+  run = subprocess.Popen([*command, *folders], cwd=ROOT)
+  try:
+    wait_for(lambda: list(data_dir.glob('coco/*incomplete*/coco-train.array_record*')))
+    wait_for(lambda: len(children(run.pid)) >= 2)
+    others = children(run.pid)
+  finally:
+    run.kill()
+    run.wait()
+  wait_for(lambda: not any(map(is_running, others)))
   with pytest.raises(errors.DataError, match='no prepared data'):
     loader.open_dataset('coco', data_dir)
+
+  image.unlink()
+  image.write_bytes(content)
+  prepare.prepare('coco', source, data_dir)
+  assert len(loader.open_dataset('coco', data_dir).source('validation')) == 3
+  assert [path.name for path in data_dir.glob('[!.]*')] == ['coco']
+  assert [path.name for path in (data_dir / 'coco').iterdir()] == ['1.0.0']
+
+
+def wait_for(condition, seconds=120):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+def children(pid):
+  return [int(child) for child in _read(f'/proc/{pid}/task/{pid}/children').split()]
+
+
+def is_running(pid):
+  state = _read(f'/proc/{pid}/stat').rpartition(')')[2].split()
+  return bool(state) and state[0] != 'Z'
+
+
+def _read(path):
+  try:
+    return pathlib.Path(path).read_text()
+  except OSError:
+    return ''
 
 
 def test_a_broken_image_stops_the_preparation(source, data_dir):
