@@ -4,14 +4,10 @@ Exit codes: 0 done, 2 bad configuration, 3 bad data, 4 checkpoint trouble, 5 div
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from mrpose_jax import command_line
-from mrpose_jax import errors
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'FILE or FILE:ARGUMENTS', lock_config=True
-)
+_config = command_line.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'predict', 'import'], 'What to do.')
 _INPUT = flags.DEFINE_string('input', None, 'predict: folder of images, or one. import: weights.')
@@ -25,16 +21,17 @@ _CHANNEL_ORDER = flags.DEFINE_enum(
 def run(arguments):
   """One call; everything else is in the package."""
   command_line.no_arguments(arguments)
-  workdir = _given(_WORKDIR, 'the folder of the run')
+  workdir = command_line.given(_WORKDIR, 'the folder of the run')
   if _MODE.value == 'predict':
     from mrpose_jax import predict_folder
 
-    source, output = _given(_INPUT, 'a folder of images'), _given(_OUTPUT, 'a folder to write to')
+    source = command_line.given(_INPUT, 'a folder of images')
+    output = command_line.given(_OUTPUT, 'a folder to write to')
     predict_folder.predict_folder(workdir, source, output, _BOXES.value)
   elif _MODE.value == 'import':
     from mrpose_jax import import_weights
 
-    weights = _given(_INPUT, 'a file of PyTorch weights')
+    weights = command_line.given(_INPUT, 'a file of PyTorch weights')
     import_weights.import_weights(_config(), weights, workdir, _CHANNEL_ORDER.value)
   elif _MODE.value == 'eval':
     from mrpose_jax import evaluate
@@ -44,20 +41,6 @@ def run(arguments):
     from mrpose_jax import train
 
     train.train_and_evaluate(_config(), workdir)
-
-
-def _given(flag, what):
-  if flag.value is None:
-    raise errors.ConfigError(f'--{flag.name} is missing: name {what}')
-  return flag.value
-
-
-def _config():
-  _given(_CONFIG, 'a configuration, e.g. configs/quickstart.py')
-  try:
-    return _CONFIG.value.copy_and_resolve_references()
-  except OSError as error:  # ml_collections keeps a file that did not load until it is used
-    raise errors.ConfigError(f'--config: {str(error).splitlines()[-1].strip()}') from error
 
 
 if __name__ == '__main__':

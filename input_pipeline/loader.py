@@ -8,9 +8,11 @@ any number of workers.
 import collections
 import dataclasses
 import hashlib
-import json
+import multiprocessing
+import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -18,14 +20,17 @@ from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import flags
 
 from input_pipeline import batch
 from input_pipeline import boxes
 from input_pipeline import images
+from input_pipeline import records
 from mrpose_jax import errors
 from mrpose_jax import skeleton as skeletons
+
+# What the metadata say of the crops that the patches were cut for.
+CROPS = ('aspect', 'padding', 'scale', 'canvas')
 
 
 class Rows(NamedTuple):
@@ -58,14 +63,9 @@ class Dataset:
   annotation_files: dict[str, str]
   test_sets: list[str]
 
-  def source(self, split: str):
+  def source(self, split: str) -> records.Records:
     """Random access to the records of 'train' or 'validation'."""
-    builder = tfds.builder_from_directory(self.folder)
-    if split not in builder.info.splits:
-      raise errors.DataError(
-        f'{self.folder}: has no split {split!r}; prepare it with --{split}=NAME_OF_THE_SET'
-      )
-    return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+    return records.Records(self.folder, split)
 
   def annotation_file(self, split: str) -> pathlib.Path:
     """The copy of the split's annotation file that lies beside the records."""
@@ -85,14 +85,14 @@ def open_dataset(name: str, data_dir) -> Dataset:
   """The newest prepared version of a data set.
 
   Raises:
-    DataError: it was not prepared.
+    DataError: it was not prepared, or by an older version, or what describes it is damaged.
   """
   root = pathlib.Path(data_dir).expanduser() / name
   # A preparation that was killed leaves a folder such as 1.0.0.incomplete.4R7K2P.
   versions = {
-    tuple(map(int, path.parent.name.split('.'))): path.parent
-    for path in root.glob('*/dataset_info.json')
-    if re.fullmatch(r'\d+\.\d+\.\d+', path.parent.name)
+    tuple(map(int, path.name.split('.'))): path
+    for path in root.glob('*')
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
   }
   if not versions:
     raise errors.DataError(
@@ -100,14 +100,22 @@ def open_dataset(name: str, data_dir) -> Dataset:
       f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
     )
   folder = versions[max(versions)]
-  metadata = json.loads((folder / 'metadata.json').read_text())
-  return Dataset(
-    folder=folder,
-    skeleton=skeletons.from_dict(metadata['skeleton']),
-    crops=metadata['crops'],
-    annotation_files=metadata['annotation_files'],
-    test_sets=metadata['test_sets'],
-  )
+  file = folder / 'metadata.json'
+  metadata = records.read_json(file)
+  try:
+    return Dataset(
+      folder=folder,
+      skeleton=skeletons.from_dict(metadata['skeleton']),
+      crops={key: float(metadata['crops'][key]) for key in CROPS},
+      annotation_files=metadata['annotation_files'],
+      test_sets=metadata['test_sets'],
+    )
+  except KeyError as error:
+    raise errors.DataError(
+      f'{file}: has no {error}, so it was prepared by an older version; {records.PREPARE_AGAIN}'
+    ) from error
+  except (TypeError, ValueError) as error:
+    raise errors.DataError(f'{file}: damaged ({error}); {records.PREPARE_AGAIN}') from error
 
 
 def train_batches(
@@ -131,6 +139,10 @@ def train_batches(
     start_step: of the first batch.
     num_workers: processes that decode; 0 decodes in threads of this one.
     process_index, process_count: of jax.distributed.
+
+  Raises:
+    ConfigError: a batch size that cannot be shared.
+    DataError: on opening or on the way, records that cannot be read, or a worker that was killed.
   """
   if batch_size % process_count:
     raise errors.ConfigError(
@@ -145,8 +157,9 @@ def train_batches(
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
-    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-  return iter(batches)
+    options = grain.MultiprocessingOptions(num_workers=num_workers)
+    batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+  return _watched(iter(batches))
 
 
 def evaluation_batches(
@@ -170,7 +183,7 @@ def evaluation_batches(
     A batch of batch_size people, and the rows of those that are real (the first ones).
 
   Raises:
-    DataError: no detection is on any of the images.
+    DataError: no detection is on any of the images, or records that cannot be read.
   """
   source = dataset.source('validation')
   by_image = None
@@ -189,10 +202,10 @@ def evaluation_batches(
     boxes_found, scores = detections['boxes'][rows], detections['scores'][rows]
     return record, boxes_found, np.full(len(rows), -1, np.int64), scores
 
-  records = grain.MapDataset.source(source).map(people).map(_EvaluationPatches(dataset, canvas))
-  records = records.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  patches = grain.MapDataset.source(source).map(people).map(_EvaluationPatches(dataset, canvas))
+  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
   found_any = False
-  for examples, rows in _in_batches(records, batch_size):
+  for examples, rows in _in_batches(patches, batch_size):
     found_any = True
     filler = [batch.empty_like(examples[0])] * (batch_size - len(examples))
     yield batch.stack([*examples, *filler]), Rows(*(np.stack(column) for column in zip(*rows)))
@@ -220,7 +233,7 @@ class _TrainExample:
   def __call__(self, record) -> batch.PersonBatch:
     person = {name: np.asarray(value)[0] for name, value in record['people'].items()}
     where = f'person {person["person_id"]} of {_text(record["file_name"])}'
-    pixels = images.decode(record['image'], where)
+    pixels = records.decode_image(record, where)
     patch = images.Patch(pixels, record['origin'], record['zoom'])
     region = boxes.box_to_region(person['box'], self.crops['aspect'], self.crops['padding'])
     canvas = int(self.crops['canvas'])
@@ -239,7 +252,7 @@ class _EvaluationPatches:
     if not len(box):
       return []
     crops = self.dataset.crops
-    image = images.decode(record['image'], _text(record['file_name']))
+    image = records.decode_image(record, _text(record['file_name']))
     center, size = boxes.box_to_region(box, crops['aspect'], crops['padding'])
     low, high = boxes.reach(center, size)
     unknown = np.zeros((self.dataset.skeleton.num_keypoints, 2), np.float32)
@@ -262,6 +275,33 @@ def _in_batches(lists, batch_size):
       pairs = pairs[batch_size:]
   if pairs:
     yield tuple(zip(*pairs))
+
+
+def _end_with_parent(worker_index, worker_count):
+  """Lets a worker process end when its parent does, also where the parent was killed."""
+  del worker_index, worker_count
+
+  def wait():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def _watched(batches):
+  """The batches; the death of a worker becomes a DataError, and no worker outlives the iterator."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if 'Worker process was terminated' not in str(error):
+      raise
+    code = re.search(r'exit code (-?\d+)', str(error))
+    raise errors.DataError(
+      f'a process that decodes images died (exit code {code[1] if code else "unknown"}; -9 is '
+      'what a machine short of memory does); start again, perhaps with fewer data.num_workers'
+    ) from error
+  finally:
+    batches.close()
 
 
 def _text(value):

@@ -179,12 +179,13 @@ def _write(builder: pose_builder.PoseBuilder):
 
 def _remove_leftovers(folder, replacement):
   """Removes what a preparation that was killed or failed has left."""
+  if (replacement / 'old').exists() and not folder.exists():
+    (replacement / 'old').rename(folder)  # it ended between the two renames
   shutil.rmtree(replacement, ignore_errors=True)
   for path in folder.glob('*incomplete*'):
     shutil.rmtree(path, ignore_errors=True)
-  for path in (folder, folder.parent):
-    with contextlib.suppress(OSError):
-      path.rmdir()  # where nothing is in it
+  with contextlib.suppress(OSError):
+    folder.rmdir()  # where nothing is in it
 
 
 @contextlib.contextmanager

@@ -38,7 +38,13 @@ class Records(collections.abc.Sequence):
         f'{folder}: has no split {split!r}; prepare it with --{split}=NAME_OF_THE_SET'
       )
     shards = builder.info.splits[split].file_instructions
-    self._files = [shard.filename for shard in shards]
+    self._files = [pathlib.Path(shard.filename) for shard in shards]
+    missing = [file for file in self._files if not file.exists()]
+    if missing:
+      raise errors.DataError(
+        f'{missing[0]}: there is no such file ({len(missing)} of {len(shards)} are missing); '
+        f'{PREPARE_AGAIN}'
+      )
     self._ends = list(itertools.accumulate(shard.take for shard in shards))
     self._source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
 

@@ -4,10 +4,14 @@ import logging
 import sys
 from collections.abc import Callable
 
+import ml_collections
 from absl import app
 from absl import flags
+from ml_collections import config_flags
 
 from mrpose_jax import errors
+
+flags.disclaim_key_flags()  # what is defined below is the caller's, and in its --help
 
 
 def run(command: Callable[[list[str]], None]):
@@ -29,6 +33,27 @@ def run(command: Callable[[list[str]], None]):
       _fail(error)
 
   app.run(main, flags_parser=_parse)
+
+
+def define_config() -> Callable[[], ml_collections.ConfigDict]:
+  """Defines the flag --config; the result reads it, once the flags are parsed."""
+  flag = config_flags.DEFINE_config_file('config', None, 'FILE or FILE:ARGUMENTS', lock_config=True)
+
+  def read():
+    given(flag, 'a configuration, e.g. configs/quickstart.py')
+    try:
+      return flag.value.copy_and_resolve_references()
+    except OSError as error:  # ml_collections keeps a file that did not load until it is used
+      raise errors.ConfigError(f'--config: {str(error).splitlines()[-1].strip()}') from error
+
+  return read
+
+
+def given(flag: flags.FlagHolder, what: str):
+  """The flag's value; raises ConfigError where it was left out."""
+  if flag.value is None:
+    raise errors.ConfigError(f'--{flag.name} is missing: name {what}')
+  return flag.value
 
 
 def no_arguments(arguments: list[str]):

@@ -135,7 +135,7 @@ class Predictor:
     image, boxes = _checked(image, np.reshape(box, (1, -1)))
     examples = batches.stack(self._examples(image, boxes))
     inputs, heatmaps = self._predict_heatmaps(self._variables, examples)
-    crop = _to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
+    crop = to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
     return crop, np.asarray(heatmaps)[0]
 
   def _predict_boxes(self, image, boxes):
@@ -179,11 +179,11 @@ def _checked(image, boxes):
   return image, boxes
 
 
-def _to_pixels(crop, channel_order):
-  """The inverse of `augment.normalize` for one crop [H, W, 3], as uint8 RGB."""
-  crop = 255 * (crop * augment.STD + augment.MEAN)
-  crop = crop[..., ::-1] if channel_order == 'bgr' else crop
-  return np.clip(np.rint(crop), 0, 255).astype(np.uint8)
+def to_pixels(crops: np.ndarray, channel_order: str) -> np.ndarray:
+  """The inverse of `augment.normalize` for crops [.., H, W, 3], as uint8 RGB."""
+  crops = 255 * (crops * augment.STD + augment.MEAN)
+  crops = crops[..., ::-1] if channel_order == 'bgr' else crops
+  return np.clip(np.rint(crops), 0, 255).astype(np.uint8)
 
 
 def load_predictor(workdir) -> Predictor:

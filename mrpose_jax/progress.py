@@ -1,25 +1,35 @@
 """How far a run is: a bar where somebody watches, lines where it goes to a file."""
 
+import collections
 import contextlib
 import logging
 import math
 import sys
 import time
+from collections.abc import Iterable
+from collections.abc import Iterator
 
 import jax
 import tqdm
 
 log = logging.getLogger(__name__)
 
+# Steps that the host may be ahead of the devices: enough that they never wait for Python, and few
+# enough that waiting for data shows, and that batches do not pile up in their memory.
+STEPS_AHEAD = 2
+
 
 class Progress:
-  """A bar in a terminal, a line an interval elsewhere; its rate leaves out compiling and pauses."""
+  """A bar in a terminal, a line an interval elsewhere; its times leave out compiling and pauses."""
 
   def __init__(self, start_step: int, total_steps: int, batch_size: int):
     self._batch_size = batch_size
     self._steps = 0
     self._seconds = 0.0
+    self._interval = 0.0  # seconds since the last log, and of them in waiting for data
+    self._waited = 0.0
     self._since = None
+    self._dispatched = collections.deque()
     self._left = total_steps - start_step
     self._step, self._total = start_step, total_steps
     self._bar = tqdm.tqdm(
@@ -30,20 +40,42 @@ class Progress:
       bar_format='{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}',
     )
 
+  def timed(self, batches: Iterable) -> Iterator:
+    """Yields the batches; the time until each of them is there counts as waiting for data."""
+    start = time.perf_counter()
+    for batch in batches:
+      self._waited += time.perf_counter() - start
+      yield batch
+      start = time.perf_counter()
+
   def advance(self, metrics):
-    """One step was dispatched; the first ends with its compilation and is not timed."""
+    """One step was dispatched; the first ends with its compilation and is not timed.
+
+    Returns when the devices are at most STEPS_AHEAD steps behind.
+    """
     self._step += 1
     self._left -= 1
     self._bar.update()
     if self._since is None:
       jax.block_until_ready(metrics)
       self._since = time.perf_counter()
+      self._waited = 0.0
     else:
       self._steps += 1
+      self._dispatched.append(metrics)
+      if len(self._dispatched) > STEPS_AHEAD:
+        jax.block_until_ready(self._dispatched.popleft())
 
-  def log(self, loss: float) -> float:
-    """Shows loss, people a second and the time left; returns people a second since the start."""
+  def log(self, loss: float) -> dict[str, float]:
+    """Shows loss, people a second and the time left.
+
+    Returns:
+      {'people_per_second': since the start, 'data_wait_fraction': the share of the time since the
+      last log that went by in waiting for the next batch}.
+    """
     self._tick()
+    waiting = self._waited / self._interval if self._interval else math.nan
+    self._interval = self._waited = 0.0
     rate = self._steps * self._batch_size / self._seconds if self._seconds else math.nan
     left = '?'
     if self._steps:
@@ -53,7 +85,7 @@ class Progress:
       log.info(
         'step %d/%d, loss %.6f, %.1f people/s, %s left', self._step, self._total, loss, rate, left
       )
-    return rate
+    return {'people_per_second': rate, 'data_wait_fraction': waiting}
 
   @contextlib.contextmanager
   def paused(self):
@@ -74,4 +106,5 @@ class Progress:
   def _tick(self):
     now = time.perf_counter()
     self._seconds += now - self._since
+    self._interval += now - self._since
     self._since = now

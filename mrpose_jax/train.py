@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import pathlib
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -34,6 +35,47 @@ from mrpose_jax.models import pose_network
 log = logging.getLogger(__name__)
 
 
+class Examples(NamedTuple):
+  """What the network learns from in one step.
+
+  Attributes:
+    drawn: how the crops were varied.
+    inputs: [N, H, W, 3] normalised crops.
+    keypoints: [N, K, 2] xy in their pixels.
+    visible: [N, K], above 0 where labelled.
+    target: [N, h, w, K] heatmaps.
+    weights: [N, K] of the heatmaps in the loss.
+  """
+
+  drawn: augment.Draw
+  inputs: jax.Array
+  keypoints: jax.Array
+  visible: jax.Array
+  target: jax.Array
+  weights: jax.Array
+
+
+def make_examples(
+  codec: codecs.Codec,
+  augmentation: augment.Augmentation,
+  skeleton: skeletons.Skeleton,
+  seed: int,
+  channel_order: str = 'rgb',
+):
+  """The pure function (step, PersonBatch) -> Examples; draws from (seed, step) alone."""
+  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+
+  def examples(step, batch):
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    drawn = augment.draw(key, batch.patches.shape[0], augmentation)
+    inputs, keypoints, visible = augment.crop_people(
+      batch, drawn, codec.image_size, order, channel_order
+    )
+    return Examples(drawn, inputs, keypoints, visible, *codec.encode(keypoints, visible))
+
+  return examples
+
+
 def make_train_step(
   model: pose_network.PoseNetwork,
   optimizer: optax.GradientTransformation,
@@ -48,24 +90,20 @@ def make_train_step(
   Augmentation is drawn from (seed, step) alone. Under jit with a batch that is split over devices,
   losses, gradients and batch norm's statistics are those of the whole batch.
   """
-  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+  make = make_examples(codec, augmentation, skeleton, seed, channel_order)
 
   def train_step(state, batch):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    drawn = augment.draw(key, batch.patches.shape[0], augmentation)
-    images, keypoints, visible = augment.crop_people(
-      batch, drawn, codec.image_size, order, channel_order
-    )
-    target, weights = codec.encode(keypoints, visible)
+    examples = make(state.step, batch)
 
     def loss_of(params):
       heatmaps, updated = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
-        images,
+        examples.inputs,
         train=True,
         mutable=['batch_stats'],
       )
-      return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
+      loss = losses.keypoint_mse_loss(heatmaps, examples.target, examples.weights)
+      return loss, updated['batch_stats']
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -184,7 +222,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     contextlib.closing(progress_bar.Progress(start_step, total_steps, batch_size)) as progress,
   ):
     interval = []
-    for step, batch in zip(range(start_step + 1, total_steps + 1), batches):
+    steps = range(start_step + 1, total_steps + 1)
+    for step, batch in zip(steps, progress.timed(batches)):
       state, metrics = train_step(state, batch)
       interval.append(metrics)
       progress.advance(metrics)
@@ -194,7 +233,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
         _check_finite(scalars, step, schedule, workdir)
         interval = []
         scalars['learning_rate'] = float(schedule(step - 1))
-        scalars['people_per_second'] = progress.log(scalars['loss'])
+        scalars |= progress.log(scalars['loss'])
         writer.write(step, scalars)
       if evaluates:
         with progress.paused():

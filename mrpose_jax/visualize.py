@@ -141,17 +141,39 @@ def heatmap_grid(image, heatmaps, skeleton):
   if heatmaps.ndim != 3 or heatmaps.shape[2] != skeleton.num_keypoints:
     raise ValueError(f'heatmaps {heatmaps.shape} are not [h, w, {skeleton.num_keypoints}]')
   height, width = image.shape[:2]
-  grey = 0.6 * np.asarray(Image.fromarray(image).convert('L'), np.float32)[..., None]
   cells, captions = [], []
   for k, name in enumerate(skeleton.keypoints):
-    heat = Image.fromarray(heatmaps[..., k]).resize((width, height), Image.Resampling.BILINEAR)
-    heat = np.clip(np.asarray(heat), 0, 1)
-    color = np.stack([np.interp(heat, _HEAT_STOPS, c) for c in zip(*_HEAT_COLORS)], axis=-1)
-    # The square root lets the flanks of a peak show.
-    cells.append(_to_uint8(grey + np.sqrt(heat)[..., None] * (color - grey)))
+    cells.append(heat_over(image, heatmaps[..., k]))
     captions.append(f'{name.replace("_", " ")} {heatmaps[..., k].max(initial=0):.2f}')
   columns = math.ceil(math.sqrt(len(cells) * (height + _CAPTION_HEIGHT) / width))
   return contact_sheet(cells, columns, (height, width), captions)
+
+
+def heat_over(image, heat):
+  """One heatmap over a grey copy of its crop.
+
+  Args:
+    image: uint8 [H, W, 3].
+    heat: float [h, w]; its first pixel lies on the crop's first, as the codec has it. What is not
+      in 0..1 is clipped.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  height, width = image.shape[:2]
+  grey = 0.6 * np.asarray(Image.fromarray(image).convert('L'), np.float32)[..., None]
+  # Pillow counts from the corners of pixels: x + 1/2 of the crop is heat (x + 1/2) w/W + shift.
+  zoom_x, zoom_y = heat.shape[1] / width, heat.shape[0] / height
+  shift_x, shift_y = 0.5 - 0.5 * zoom_x, 0.5 - 0.5 * zoom_y
+  heat = np.pad(np.asarray(heat, np.float32), ((0, 1), (0, 1)), mode='edge')
+  matrix = (zoom_x, 0, shift_x, 0, zoom_y, shift_y)
+  stretched = Image.fromarray(heat).transform(
+    (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+  )
+  heat = np.clip(np.asarray(stretched), 0, 1)
+  color = np.stack([np.interp(heat, _HEAT_STOPS, c) for c in zip(*_HEAT_COLORS)], axis=-1)
+  # The square root lets the flanks of a peak show.
+  return _to_uint8(grey + np.sqrt(heat)[..., None] * (color - grey))
 
 
 def contact_sheet(images, columns, cell_size, captions=None):

@@ -48,7 +48,9 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
   workdir = tmp_path / 'whole'
   assert json.loads((workdir / 'config.json').read_text())['model']['width'] == 4
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-  assert {'loss', 'gradient_norm', 'learning_rate', 'people_per_second'} <= set(lines[0])
+  rates = {'people_per_second', 'data_wait_fraction'}
+  assert {'loss', 'gradient_norm', 'learning_rate', *rates} <= set(lines[0])
+  assert all(0 <= line['data_wait_fraction'] <= 1 for line in lines if 'loss' in line)
   assert lines[-1]['step'] == step
   assert 'eval/AP' in lines[-1]
   assert list(workdir.glob('events.out.tfevents.*'))

@@ -69,6 +69,17 @@ def test_overwriting_with_bad_data_keeps_what_was_there(source, data_dir):
   assert files_of(data_dir) == before
 
 
+def test_a_replacement_killed_between_its_renames_gives_back_what_was_there(source, data_dir):
+  prepare.prepare('coco', source, data_dir)
+  before = files_of(data_dir / 'coco')
+  (data_dir / 'coco.replacement').mkdir()
+  (data_dir / 'coco').rename(data_dir / 'coco.replacement/old')
+  (source / 'images/val2017/21.png').unlink()
+  with pytest.raises(errors.DataError, match='cannot be used'):
+    prepare.prepare('coco', source, data_dir, overwrite=True)
+  assert files_of(data_dir / 'coco') == before
+
+
 def test_one_split_alone(source, data_dir):
   prepare.prepare('coco', source, data_dir, train='')
   dataset = loader.open_dataset('coco', data_dir)

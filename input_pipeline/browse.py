@@ -1,0 +1,157 @@
+"""Look at what the network gets to see, before hours are spent on it.
+
+  python -m input_pipeline.browse --config=configs/quickstart.py --output=FOLDER [--num=32]
+
+train.png: the first crops of a training run with this configuration, exactly as its steps make
+them, with their keypoints, and beside each the sum of its target heatmaps. validation.png: the
+crops of an evaluation, with the annotated keypoints where there are any. Left limbs are blue, right
+ones red, whether the crop is mirrored or not.
+"""
+
+import itertools
+import math
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from input_pipeline import annotations
+from input_pipeline import augment
+from input_pipeline import boxes
+from input_pipeline import loader
+from mrpose_jax import command_line
+from mrpose_jax import configuration
+from mrpose_jax import predict
+from mrpose_jax import skeleton as skeletons
+from mrpose_jax import train
+from mrpose_jax import visualize
+
+# Small crops are enlarged to at least so many rows, so that lines on them are thin.
+ROWS = 256
+COLUMNS = 8
+
+_config = command_line.define_config()
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder for train.png and validation.png.')
+_NUM = flags.DEFINE_integer('num', 32, 'Crops on a sheet.', lower_bound=1)
+
+
+def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pathlib.Path]:
+  """Writes a sheet for each split that was prepared.
+
+  Args:
+    config: see configs/common.py.
+    output: folder; made if it is not there.
+    num: crops on a sheet.
+
+  Returns:
+    The files written.
+
+  Raises:
+    ConfigError, DataError: with one line that says what to do.
+  """
+  configuration.check(config)
+  dataset = configuration.open_dataset(config)
+  output = pathlib.Path(output).expanduser()
+  output.mkdir(parents=True, exist_ok=True)
+  written = []
+  for split, cells_of in (('train', training_cells), ('validation', validation_cells)):
+    if split not in dataset.annotation_files:
+      continue
+    cells, captions = zip(*itertools.islice(cells_of(dataset, config), num))
+    columns = min(COLUMNS if split == 'validation' else COLUMNS // 2, len(cells))
+    sheet = visualize.contact_sheet(cells, columns, cells[0].shape[:2], captions)
+    written.append(output / f'{split}.png')
+    Image.fromarray(sheet).save(written[-1])
+  return written
+
+
+def training_cells(dataset, config):
+  """Yields (crop beside its heatmaps, caption), step by step."""
+  codec = predict.codec_of(config)
+  order = config.model.channel_order
+  make_examples = train.make_examples(
+    codec, augment.Augmentation(**config.augment), dataset.skeleton, config.seed, order
+  )
+  make_examples = jax.jit(make_examples)
+  batches = loader.train_batches(dataset, config.train.batch_size, config.seed)
+  for step, batch in enumerate(batches):
+    examples = jax.device_get(make_examples(step, batch))
+    crops = predict.to_pixels(examples.inputs, order)
+    heat = examples.target.sum(-1)
+    for n, crop in enumerate(crops):
+      picture = draw(crop, examples.keypoints[n], examples.visible[n], dataset.skeleton)
+      beside = visualize.heat_over(enlarge(crop)[0], heat[n])
+      scale, rotation, flip = (values[n] for values in examples.drawn)
+      caption = f'step {step}, row {n}: {rotation:+.0f} degrees, size x{scale:.2f}'
+      yield np.hstack([picture, beside]), caption + (', mirrored' if flip else '')
+
+
+def validation_cells(dataset, config):
+  """Yields (crop, caption), box by box."""
+  image_size, order = predict.codec_of(config).image_size, config.model.channel_order
+  flip_order = skeletons.flip_order(dataset.skeleton.flip_pairs, dataset.skeleton.num_keypoints)
+  detections = None
+  if config.eval.detections:
+    detections = annotations.read_detections(
+      config.eval.detections, config.eval.detection_threshold
+    )
+  crop_people = jax.jit(
+    lambda batch: augment.crop_people(batch, None, image_size, flip_order, order)[0]
+  )
+  labels = _Labels(dataset)
+  batches = loader.evaluation_batches(
+    dataset, config.eval.batch_size, config.eval.canvas, detections
+  )
+  for batch, rows in batches:
+    crops = predict.to_pixels(jax.device_get(crop_people(batch)), order)
+    matrices = boxes.region_to_crop(rows.center, rows.size, image_size)
+    for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):
+      keypoints, visible = labels.of(int(person_id))
+      points = boxes.transform(matrices[n], keypoints)
+      caption = f'image {image_id}' + (f', person {person_id}' if person_id >= 0 else '')
+      yield draw(crops[n], points, visible, dataset.skeleton), caption
+
+
+def draw(crop, keypoints, visible, skeleton):
+  """The labelled keypoints and limbs on an enlarged crop."""
+  crop, zoom = enlarge(crop)
+  points = (np.asarray(keypoints) + 0.5) * zoom - 0.5
+  person = np.concatenate([points, np.asarray(visible)[:, None] > 0], -1)
+  return visualize.draw_people(crop, person[None], skeleton)
+
+
+def enlarge(crop):
+  """The crop with at least ROWS rows, and how often each pixel stands along an axis."""
+  zoom = math.ceil(ROWS / crop.shape[0])
+  return crop.repeat(zoom, 0).repeat(zoom, 1), zoom
+
+
+class _Labels:
+  """The keypoints of validation people, read as far as they are asked for."""
+
+  def __init__(self, dataset):
+    num_keypoints = dataset.skeleton.num_keypoints
+    self._people = {-1: (np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))}  # a detection
+    self._records = iter(dataset.source('validation'))
+
+  def of(self, person_id: int):
+    """Keypoints [K, 2] in image pixels, visible [K]."""
+    while person_id not in self._people:
+      found = {name: np.asarray(values) for name, values in next(self._records)['people'].items()}
+      ids = found['person_id'].tolist()
+      self._people.update(zip(ids, zip(found['keypoints'], found['visible'])))
+    return self._people[person_id]
+
+
+def main(arguments):
+  command_line.no_arguments(arguments)
+  output = command_line.given(_OUTPUT, 'a folder to write to')
+  for path in browse(_config(), output, _NUM.value):
+    print(path)
+
+
+if __name__ == '__main__':
+  command_line.run(main)
