@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test benchmark format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -12,6 +12,11 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# On photographs, too: make benchmark BENCHMARK_FLAGS=--coco=/data/coco
+benchmark: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.loader $(BENCHMARK_FLAGS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

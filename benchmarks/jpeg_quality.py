@@ -1,0 +1,119 @@
+"""How far JPEG moves the crops that training sees, and what a patch then weighs.
+
+  python -m benchmarks.jpeg_quality --source=/data/coco --set=train2017
+
+Every person's patch is encoded at several qualities, and augmented 256x192 crops of what comes back
+are compared to the same crops of the image. Of patches that were scaled down to the canvas the
+scaling loses more than JPEG; they stand apart.
+"""
+
+import collections
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from input_pipeline import annotations
+from input_pipeline import augment
+from input_pipeline import boxes
+from input_pipeline import images
+from input_pipeline import warp
+from input_pipeline.builders import coco
+from input_pipeline.builders import pose_builder
+from mrpose_jax import command_line
+
+CROP = (256, 192)
+DRAWS = 4  # a person
+QUALITIES = (85, 90, 92, 93, 94, 95)
+SUBSAMPLING = {'4:4:4': 0, '4:2:0': 2}
+SIDE = 640  # images are padded to it, so that one program serves all
+
+_SOURCE = flags.DEFINE_string('source', None, 'Folder of a COCO data set.', required=True)
+_SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
+_PEOPLE = flags.DEFINE_integer('people', None, 'The first so many people only.')
+
+_affine = jax.jit(warp.affine, static_argnums=2)
+
+
+def main(arguments):
+  command_line.no_arguments(arguments)
+  split = coco.find_split(pathlib.Path(_SOURCE.value), _SET.value)
+  crops = pose_builder.CropSettings()
+  people = [
+    (entry, person)
+    for entry in annotations.read_coco(split.annotation_file).images
+    for person in entry.people
+  ][: _PEOPLE.value]
+  results = collections.defaultdict(lambda: collections.defaultdict(list))
+  weights = collections.defaultdict(list)
+  for number, (entry, person) in enumerate(people):
+    image = images.read(split.image_folder / entry.file_name)
+    patch = pose_builder.train_patch(image, person.box, crops)
+    group = 'scaled' if patch.zoom.min() < 1 else 'whole'
+    matrices = draw_matrices(person.box, crops, number)
+    expected, inside = crops_of(image, matrices)
+    from_patch = boxes.compose(matrices, patch_to_image(patch))
+    versions = {('no JPEG', ''): patch.pixels}
+    for name, subsampling in SUBSAMPLING.items():
+      for quality in QUALITIES:
+        data = images.encode_jpeg(patch.pixels, quality, subsampling)
+        weights[quality, name].append(len(data))
+        versions[quality, name] = images.decode(data, 'patch')
+    for key, pixels in versions.items():
+      found, _ = crops_of(pixels, from_patch)
+      results[group][key] += psnr(found, expected, inside)
+
+  print(f'{len(people)} people of {split.annotation_file}, {DRAWS} crops each')
+  for group, found in results.items():
+    count = len(next(iter(found.values())))
+    print(f'\n{count} crops of patches that were {group}:\n')
+    print('| quality | chroma | bytes a person | min dB | 5 % | median | mean | >= 40 dB |')
+    print('|---|---|---|---|---|---|---|---|')
+    for (quality, name), values in found.items():
+      low, median = np.percentile(values, [5, 50])
+      share = 100 * np.mean(np.array(values) >= 40)
+      weight = f'{np.mean(weights[quality, name]):.0f}' if name else ''
+      print(
+        f'| {quality} | {name} | {weight} | {min(values):.1f} | {low:.1f} | {median:.1f} | '
+        f'{np.mean(values):.1f} | {share:.1f} % |'
+      )
+
+
+def draw_matrices(box, crops, seed):
+  """[DRAWS, 2, 3] image -> crop, as the paper's recipe draws them."""
+  center, size = boxes.box_to_region(box, crops.aspect, crops.padding)
+  recipe = augment.Augmentation(rotation=30.0, scale=crops.scale, flip=0.5, draw='uniform')
+  drawn = augment.draw(jax.random.key(seed), DRAWS, recipe)
+  scale, rotation, flip = (np.asarray(values) for values in drawn)
+  center = np.broadcast_to(center, (DRAWS, 2))
+  return boxes.region_to_crop(center, size * scale[:, None], CROP, rotation, flip)
+
+
+def patch_to_image(patch):
+  shift = patch.origin + 0.5 / patch.zoom - 0.5
+  return np.concatenate([np.diag(1 / patch.zoom), shift[:, None]], -1)
+
+
+def crops_of(pixels, matrices):
+  """Crops [DRAWS, 256, 192, 3], and which of their pixels lie wholly in the image."""
+  height, width = pixels.shape[:2]
+  padded = np.zeros((max(SIDE, height), max(SIDE, width), 4), np.uint8)
+  padded[:height, :width, :3] = pixels
+  padded[:height, :width, 3] = 255
+  crops = np.asarray(_affine(np.broadcast_to(padded, (DRAWS, *padded.shape)), matrices, CROP))
+  return crops[..., :3], crops[..., 3] > 254.9
+
+
+def psnr(found, expected, inside):
+  """Of each crop that shows some of the image, in dB, over the pixels that do."""
+  squares = np.square(found - expected).mean(-1)
+  return [
+    10 * np.log10(255**2 / max(square[seen].mean(), 1e-3))
+    for square, seen in zip(squares, inside)
+    if seen.any()
+  ]
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,237 @@
+"""People a second that the host can prepare: this project's loader beside a plain cv2 one.
+
+  make benchmark BENCHMARK_FLAGS='--coco=/data/coco'
+
+Both feed the same augmented training, on two cores, in batches of 32. Ours reads prepared patches
+and leaves augmentation and heatmaps to the accelerator. The plain one is what pose codes usually
+do: two processes read whole images, and warp, normalise and draw heatmaps person by person. They
+take turns, so that what else the machine does meets both.
+"""
+
+import datetime
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+import cv2
+import jax
+import numpy as np
+from absl import flags
+
+from input_pipeline import annotations
+from input_pipeline import batch
+from input_pipeline import boxes
+from input_pipeline import images
+from input_pipeline import loader
+from input_pipeline import prepare
+from input_pipeline.builders import coco
+from mrpose_jax import command_line
+
+BATCH = 32
+CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels
+MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+
+_COCO = flags.DEFINE_string('coco', None, 'Folder of a COCO data set, besides synthetic people.')
+_SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
+_SCRATCH = flags.DEFINE_string('scratch', 'runs/benchmark', 'Folder for prepared data.')
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'How often the two take turns.')
+_BATCHES = flags.DEFINE_integer('batches', 40, 'Batches a turn.')
+_WORKERS = flags.DEFINE_integer('num_workers', 0, 'Of our loader; 0 decodes in threads.')
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks.json', 'Where the figures go.')
+
+
+def main(arguments):
+  command_line.no_arguments(arguments)
+  data_dir = pathlib.Path(_SCRATCH.value)
+  sources = {'synthetic_people': (data_dir / 'synthetic_people_images', 'train')}
+  prepare.prepare('synthetic_people', None, data_dir)
+  if _COCO.value:
+    prepare.prepare('coco', _COCO.value, data_dir, train=_SET.value, validation='')
+    sources['coco'] = pathlib.Path(_COCO.value), _SET.value
+
+  figures = {
+    'date': datetime.datetime.now().isoformat(timespec='minutes'),
+    'machine': machine(),
+    'load_before': os.getloadavg()[0],
+    'num_workers': _WORKERS.value,
+    'datasets': {},
+  }
+  for name, (source, image_set) in sources.items():
+    dataset = loader.open_dataset(name, data_dir)
+    split = coco.find_split(source, image_set)
+    figures['datasets'][name] = compare(dataset, split) | {'stages': stages(dataset)}
+  pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2))
+  print(report(figures))
+
+
+def machine() -> str:
+  model = platform.processor() or platform.machine()
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  if cpuinfo.exists():
+    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith('model name')]
+    model = names[0].partition(': ')[2] if names else model
+  return f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}'
+
+
+def compare(dataset, split) -> dict:
+  """People a second of both, turn by turn."""
+  people = [
+    (str(split.image_folder / entry.file_name), person)
+    for entry in annotations.read_coco(split.annotation_file).images
+    for person in entry.people
+  ]
+  ours, plain = [], []
+  with multiprocessing.get_context('spawn').Pool(2, _start_plain, (people,)) as pool:
+    for i in range(_ROUNDS.value):
+      ours.append(speed(our_batches(dataset, seed=i)))
+      tasks = [(i, step) for step in range(_BATCHES.value + 1)]
+      plain.append(speed(pool.imap(_plain_batch, tasks)))
+  ratios = [a / b for a, b in zip(ours, plain)]
+  return {'people': len(people), 'ours': ours, 'plain': plain, 'ratio': ratios}
+
+
+def speed(batches) -> float:
+  """People a second up to the device, from the end of the first batch on."""
+  on_device = loader.to_device(itertools.islice(batches, _BATCHES.value + 1), jax.device_put)
+  jax.block_until_ready(next(on_device))
+  start = time.perf_counter()
+  for arrays in on_device:
+    jax.block_until_ready(arrays)
+  return _BATCHES.value * BATCH / (time.perf_counter() - start)
+
+
+def our_batches(dataset, seed):
+  return loader.train_batches(dataset, BATCH, seed, num_workers=_WORKERS.value)
+
+
+def stages(dataset) -> dict[str, float]:
+  """People a second of one core, each stage by itself."""
+  source = dataset.source('train')
+  indices = np.random.default_rng(0).permutation(len(source))[:256].tolist()
+  records = [source[i] for i in indices]
+  canvas = int(dataset.crops['canvas'])
+  decoded = [images.decode(record['image'], 'record') for record in records]
+
+  def assemble():
+    for i in range(0, len(records), BATCH):
+      examples = [
+        batch.person_example(
+          images.Patch(pixels, record['origin'], record['zoom']),
+          *boxes.box_to_region(record['people']['box'][0], 0.75, 1.25),
+          record['people']['keypoints'][0],
+          record['people']['visible'][0],
+          canvas,
+        )
+        for record, pixels in zip(records[i : i + BATCH], decoded[i : i + BATCH])
+      ]
+      batch.stack(examples)
+
+  patches = np.zeros((BATCH, canvas, canvas, 3), np.uint8)
+
+  def transfer():
+    for _ in range(0, len(records), BATCH):
+      jax.block_until_ready(jax.device_put(patches + np.uint8(1)))
+
+  work = {
+    'read': lambda: [source[i] for i in indices],
+    'decode': lambda: [images.decode(record['image'], 'record') for record in records],
+    'batch': assemble,
+    'transfer': transfer,
+  }
+  return {name: len(records) / _seconds(function) for name, function in work.items()}
+
+
+def _seconds(function, times=5):
+  found = []
+  for _ in range(times):
+    start = time.perf_counter()
+    function()
+    found.append(time.perf_counter() - start)
+  return statistics.median(found)
+
+
+# The plain loader.
+
+
+def _start_plain(people):
+  global _people
+  _people = people
+  cv2.setNumThreads(1)  # a process is a core
+
+
+def _plain_batch(task):
+  rng = np.random.default_rng(task)
+  chosen = rng.integers(len(_people), size=BATCH)
+  inputs, heatmaps, weights = zip(*(_plain_person(*_people[i], rng) for i in chosen))
+  return np.stack(inputs), np.stack(heatmaps), np.stack(weights)
+
+
+def _plain_person(path, person, rng):
+  """Input [3, 256, 192], heatmaps [K, 64, 48] and weights [K] of one person."""
+  image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+  center, size = boxes.box_to_region(person.box, aspect=0.75, padding=1.25)
+  size = size * (1 + rng.uniform(-0.4, 0.4))
+  rotation, flip = rng.uniform(-30, 30), rng.random() < 0.5
+  matrix = boxes.region_to_crop(center, size, CROP, rotation, flip)
+  crop = cv2.warpAffine(image, matrix, CROP[::-1], flags=cv2.INTER_LINEAR)
+  inputs = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32)
+  inputs -= MEAN
+  inputs /= STD
+  keypoints = boxes.transform(matrix, person.keypoints)
+  order = [0, *(i + (1 if i % 2 else -1) for i in range(1, 17))] if flip else slice(None)
+  heatmaps, weights = _plain_heatmaps(keypoints[order], person.visible[order])
+  return inputs, heatmaps, weights
+
+
+def _plain_heatmaps(keypoints, visible):
+  """Gaussians of 6 sigma pasted at whole pixels, as the released code draws them."""
+  height, width = HEATMAP
+  reach = 3 * SIGMA
+  axis = np.arange(2 * reach + 1, dtype=np.float32) - reach
+  gaussian = np.exp(-(np.square(axis) + np.square(axis)[:, None]) / (2 * SIGMA**2))
+  heatmaps = np.zeros((len(keypoints), height, width), np.float32)
+  weights = (visible > 0).astype(np.float32)
+  for k, (x, y) in enumerate((keypoints / 4 + 0.5).astype(int).tolist()):
+    left, top, right, bottom = x - reach, y - reach, x + reach + 1, y + reach + 1
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+      weights[k] = 0
+    elif weights[k]:
+      rows = slice(max(top, 0), min(bottom, height))
+      columns = slice(max(left, 0), min(right, width))
+      heatmaps[k, rows, columns] = gaussian[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+      ]
+  return heatmaps, weights
+
+
+def report(figures) -> str:
+  """The figures as Markdown."""
+  lines = [
+    f'{figures["machine"]}; {figures["date"]}; load before the run {figures["load_before"]:.1f}; '
+    f'median (least to most) of {_ROUNDS.value} turns of {_BATCHES.value} batches of {BATCH}',
+    '',
+    '| data set | our loader, people/s | plain cv2, 2 processes | ratio |',
+    '|---|---|---|---|',
+  ]
+  for name, found in figures['datasets'].items():
+    columns = [_spread(found['ours'], '.0f'), _spread(found['plain'], '.0f')]
+    lines.append(f'| {name} | {" | ".join(columns)} | {_spread(found["ratio"], ".1f")} |')
+  lines += ['', '| people/s a core | read | decode | batch | transfer |', '|---|---|---|---|---|']
+  for name, found in figures['datasets'].items():
+    columns = ' | '.join(f'{value:.0f}' for value in found['stages'].values())
+    lines.append(f'| {name} | {columns} |')
+  return '\n'.join(lines)
+
+
+def _spread(values, form):
+  return f'{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})'
+
+
+if __name__ == '__main__':
+  command_line.run(main)
