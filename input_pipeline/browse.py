@@ -80,7 +80,8 @@ def training_cells(dataset, config):
   for step, batch in enumerate(batches):
     examples = jax.device_get(make_examples(step, batch))
     crops = predict.to_pixels(examples.inputs, order)
-    heat = examples.target.sum(-1)
+    # The sum, saturating softly, so that one keypoint is bright and a face's five are still apart.
+    heat = 1 - np.exp(-examples.target.sum(-1))  # [N, h, w]
     for n, crop in enumerate(crops):
       picture = draw(crop, examples.keypoints[n], examples.visible[n], dataset.skeleton)
       beside = visualize.heat_over(enlarge(crop)[0], heat[n])
@@ -111,7 +112,7 @@ def validation_cells(dataset, config):
     for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):
       keypoints, visible = labels.of(int(person_id))
       points = boxes.transform(matrices[n], keypoints)
-      caption = f'image {image_id}' + (f', person {person_id}' if person_id >= 0 else '')
+      caption = f'person {person_id}' if person_id >= 0 else f'detection on {image_id}'
       yield draw(crops[n], points, visible, dataset.skeleton), caption
 
 

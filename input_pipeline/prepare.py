@@ -22,6 +22,7 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from absl import flags
 
+from input_pipeline import records
 from input_pipeline.builders import coco
 from input_pipeline.builders import mpii
 from input_pipeline.builders import pose_builder
@@ -159,7 +160,7 @@ def _is_prepared(folder, builder):
   metadata = folder / str(builder.VERSION) / 'metadata.json'
   if not metadata.exists():
     return False
-  if json.loads(metadata.read_text()) != json.loads(json.dumps(builder.settings)):
+  if records.read_json(metadata) != json.loads(json.dumps(builder.settings)):
     raise errors.DataError(
       f'{folder}: was prepared with other settings or from other annotations; replace it with '
       '--overwrite, or choose another --data_dir'

@@ -1,4 +1,11 @@
 import itertools
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +16,7 @@ from input_pipeline import boxes
 from input_pipeline import images
 from input_pipeline import loader
 from input_pipeline import prepare
+from input_pipeline import records
 from mrpose_jax import errors
 from tests.input_pipeline import tiny_coco
 
@@ -109,8 +117,68 @@ def test_a_batch_that_cannot_be_shared_is_refused(dataset):
     take(dataset, 1, process_count=3)
 
 
-def test_a_worker_reads_the_same(dataset):
-  assert_same(take(dataset, 3, start_step=1, num_workers=1), take(dataset, 3, start_step=1))
+def test_any_number_of_workers_reads_the_same(dataset):
+  expected = take(dataset, 3, start_step=1)
+  for num_workers in (1, 2, 3):
+    assert_same(take(dataset, 3, start_step=1, num_workers=num_workers), expected)
+
+
+def test_a_killed_worker_is_reported(dataset):
+  batches = loader.train_batches(dataset, 4, seed=0, num_workers=1)
+  next(batches)
+  (worker,) = multiprocessing.active_children()
+  os.kill(worker.pid, signal.SIGKILL)
+  start = time.monotonic()
+  with pytest.raises(errors.DataError, match=r'decodes images died \(exit code -9;'):
+    for _ in range(100):  # what it had read before is still there
+      next(batches)
+  assert time.monotonic() - start < 5
+
+
+def test_no_worker_outlives_its_iterator(dataset):
+  batches = loader.train_batches(dataset, 4, seed=0, num_workers=2)
+  next(batches)
+  workers = multiprocessing.active_children()
+  assert len(workers) == 2
+  batches.close()
+  assert not any(worker.is_alive() for worker in workers)
+
+
+READS_AND_WAITS = """
+import multiprocessing, pathlib, sys, time
+from input_pipeline import loader
+
+if __name__ == '__main__':
+  dataset = loader.open_dataset('coco', sys.argv[1])
+  batches = loader.train_batches(dataset, 4, seed=0, num_workers=2)
+  next(batches), next(batches)
+  print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+  time.sleep(600)
+"""
+
+
+def test_no_worker_outlives_a_killed_parent(dataset, tmp_path):
+  script = tmp_path / 'reads_and_waits.py'
+  script.write_text(READS_AND_WAITS)
+  command = [sys.executable, str(script), str(dataset.folder.parents[1])]
+  environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(__file__).parents[2])}
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(map(is_running, workers))
+    parent.kill()
+  deadline = time.monotonic() + 5
+  while any(map(is_running, workers)) and time.monotonic() < deadline:
+    time.sleep(0.05)
+  assert not any(map(is_running, workers))
+
+
+def is_running(pid):
+  """Whether a process exists, and not only as an entry that nobody has collected."""
+  try:
+    status = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return False
+  return status.rpartition(')')[2].split()[0] != 'Z'
 
 
 def test_evaluation_sees_every_annotated_box_once(dataset, source):
@@ -206,3 +274,23 @@ def test_transfers_start_ahead_of_their_use():
   assert next(batches) == 0
   assert started == [0, 1, 2]
   assert list(batches) == [10, 20, 30, 40]
+
+
+def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
+  """Batches are read without being asked for, and transferred ahead of the step that takes them."""
+  asked = []
+  read = records.Records.__getitem__
+  monkeypatch.setattr(
+    records.Records, '__getitem__', lambda self, i: asked.append(i) or read(self, i)
+  )
+  transferred = []
+  batches = loader.train_batches(dataset, 4, seed=0)
+  on_device = loader.to_device(batches, lambda batch: transferred.append(batch) or batch, ahead=2)
+  for step in range(3):
+    assert next(on_device) is transferred[step]
+    assert len(transferred) == step + 3
+    # The step runs: this thread does nothing, and the next eight batches come in.
+    deadline = time.monotonic() + 5
+    while len(asked) < 4 * (len(transferred) + 8) and time.monotonic() < deadline:
+      time.sleep(0.01)
+    assert len(asked) == 4 * (len(transferred) + 8)

@@ -1,0 +1,82 @@
+"""The sheets show what a training run sees."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import augment
+from input_pipeline import browse
+from input_pipeline import loader
+from mrpose_jax import predict
+from mrpose_jax import train
+from mrpose_jax import visualize
+from tests import tiny_people
+
+
+@pytest.fixture(scope='module')
+def config():
+  return tiny_people.config()
+
+
+@pytest.fixture(scope='module')
+def dataset(config):
+  return loader.open_dataset('coco', config.data.data_dir)
+
+
+def test_a_sheet_for_each_split(config, tmp_path):
+  written = browse.browse(config, tmp_path / 'sheets', num=6)
+  assert [path.name for path in written] == ['train.png', 'validation.png']
+  rows = 256 + 16 + 4  # a crop of 128 rows enlarged, its caption, a gap
+  for path, columns, width in zip(written, (4, 6), (2 * 192, 192)):
+    with Image.open(path) as sheet:
+      assert sheet.size[0] == columns * (width + 4) + 4
+      assert sheet.size[1] == -(-6 // columns) * rows + 4
+      assert np.asarray(sheet).std() > 20
+
+
+def test_the_crops_are_those_of_the_training_steps(config, dataset):
+  batch_size = config.train.batch_size
+  cells = list(itertools.islice(browse.training_cells(dataset, config), 2 * batch_size))
+  make_examples = train.make_examples(
+    predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
+  )
+  batches = loader.train_batches(dataset, batch_size, config.seed)
+  for step, batch in zip(range(2), batches):
+    examples = make_examples(step, batch)
+    crops = predict.to_pixels(np.asarray(examples.inputs), 'rgb')
+    for n in range(batch_size):
+      cell, caption = cells[step * batch_size + n]
+      assert caption.startswith(f'step {step}, row {n}: ')
+      assert caption.endswith('mirrored') == bool(examples.drawn.flip[n])
+      expected = browse.draw(crops[n], examples.keypoints[n], examples.visible[n], dataset.skeleton)
+      # A pixel between two values may be rounded to either, compiled or not.
+      difference = np.abs(cell[:, :192].astype(int) - expected)
+      assert difference.mean() < 0.05
+
+
+def test_keypoints_lie_on_their_heatmaps(config, dataset):
+  """Where the left half has a keypoint, the right half glows."""
+  make_examples = train.make_examples(
+    predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
+  )
+  batch = next(loader.train_batches(dataset, config.train.batch_size, config.seed))
+  examples = make_examples(0, batch)
+  cells = browse.training_cells(dataset, config)
+  for n, (cell, _) in zip(range(config.train.batch_size), cells):
+    glow = np.ptp(cell[:, 192:].astype(int), axis=-1)  # the rest is grey
+    seen = np.asarray(examples.weights[n]) > 0
+    for x, y in 2 * np.asarray(examples.keypoints[n])[seen] + 0.5:
+      if 0 <= x < 192 and 0 <= y < 256:
+        assert glow[int(y), int(x)] > 80
+
+
+def test_validation_crops_carry_their_annotations(config, dataset):
+  """A head's nose is drawn in the middle's colour where its record says."""
+  cells = dict((caption, cell) for cell, caption in browse.validation_cells(dataset, config))
+  people = sum(len(record['people']['person_id']) for record in dataset.source('validation'))
+  assert len(cells) == people
+  middle = np.array(visualize.SIDE_COLORS['middle'])
+  for cell in cells.values():
+    assert (np.abs(cell.astype(int) - middle).max(-1) < 40).any()
