@@ -1,6 +1,7 @@
 """Train, evaluate, predict, import: `python main.py --config=configs/quickstart.py --workdir=DIR`.
 
-Exit codes: 0 done, 2 bad configuration, 3 bad data, 4 checkpoint trouble, 5 diverged.
+Exit codes: 0 done, 143 stopped by a signal after saving, 2 bad configuration, 3 bad data, 4
+checkpoint trouble, 5 diverged.
 """
 
 from absl import flags
@@ -8,6 +9,7 @@ from absl import flags
 from mrpose_jax import command_line
 
 _config = command_line.define_config()
+_start = command_line.define_machines()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'predict', 'import'], 'What to do.')
 _INPUT = flags.DEFINE_string('input', None, 'predict: folder of images, or one. import: weights.')
@@ -22,6 +24,7 @@ def run(arguments):
   """One call; everything else is in the package."""
   command_line.no_arguments(arguments)
   workdir = command_line.given(_WORKDIR, 'the folder of the run')
+  _start()
   if _MODE.value == 'predict':
     from mrpose_jax import predict_folder
 

@@ -64,7 +64,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.drop_factor = 0.1
   # Steps between two lines of metrics.
   config.train.log_every = 100
-  # Epochs between two evaluations; a checkpoint is saved after each.
+  # Steps between two checkpoints, besides those that are evaluated.
+  config.train.checkpoint_every = 1000
+  # Go on in a workdir whose run had another data set, seed or batch size.
+  config.train.allow_other_data = False
+  # Epochs between two evaluations, each with a checkpoint.
   config.train.evaluate_every = 1.0
 
   config.eval = ml_collections.ConfigDict()

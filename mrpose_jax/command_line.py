@@ -1,6 +1,9 @@
 """What the commands share: flags and errors that end in one line and a documented exit code."""
 
 import logging
+import os
+import pathlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -49,6 +52,35 @@ def define_config() -> Callable[[], ml_collections.ConfigDict]:
   return read
 
 
+def define_machines() -> Callable[[], None]:
+  """Defines the flags of runs on several machines and of compiling; the result acts on them.
+
+  It joins the processes of the run and keeps compiled programs in the user's cache folder. Call it
+  before anything else of JAX.
+  """
+  coordinator = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0 [by itself].')
+  count = flags.DEFINE_integer('num_processes', None, 'Processes of the run [by itself].')
+  number = flags.DEFINE_integer('process_id', None, 'Number of this process [by itself].')
+  cache = flags.DEFINE_bool('compilation_cache', True, 'Keep compiled programs for the next start.')
+
+  def start():
+    import jax  # here, because --help and wrong flags need not wait for it
+
+    from mrpose_jax import parallel
+
+    if cache.value and not jax.config.jax_compilation_cache_dir:
+      home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+      folder = pathlib.Path(home).expanduser() / 'mrpose_jax' / 'compiled'
+      jax.config.update('jax_compilation_cache_dir', str(folder))
+    elif not cache.value:
+      jax.config.update('jax_enable_compilation_cache', False)
+    parallel.initialize(coordinator.value, count.value, number.value)
+    if not parallel.is_main():
+      logging.getLogger('mrpose_jax').setLevel(logging.WARNING)
+
+  return start
+
+
 def given(flag: flags.FlagHolder, what: str):
   """The flag's value; raises ConfigError where it was left out."""
   if flag.value is None:
@@ -74,5 +106,8 @@ def _parse(argv):
 
 
 def _fail(error):
+  if isinstance(error, errors.Stopped):
+    for number in (signal.SIGTERM, signal.SIGINT):  # once more would change the exit code
+      signal.signal(number, signal.SIG_IGN)
   print(f'{type(error).__name__}: {error}', file=sys.stderr)
   sys.exit(error.exit_code)

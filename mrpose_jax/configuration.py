@@ -1,12 +1,18 @@
 """Configurations that cannot be run, or not here, and the data that they name."""
 
+import contextlib
+import fcntl
 import logging
 import math
+import os
+import pathlib
+import socket
 
 import ml_collections
 
 from input_pipeline import augment
 from input_pipeline import loader
+from mrpose_jax import checkpoint
 from mrpose_jax import errors
 from mrpose_jax import parallel
 from mrpose_jax import predict
@@ -21,7 +27,7 @@ def check(config: ml_collections.ConfigDict):
     raise errors.ConfigError(f'data.image_size={height, width}: both must be multiples of 32')
   parallel.check_batch_size('train.batch_size', config.train.batch_size)
   parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
-  for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every'):
+  for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every', 'checkpoint_every'):
     if not config.train[name] > 0:
       raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
   if config.model.channel_order not in ('rgb', 'bgr'):
@@ -58,6 +64,47 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
       f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
     )
   return dataset
+
+
+@contextlib.contextmanager
+def hold_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path):
+  """While entered, no other run trains in the workdir, which is made if it is not there.
+
+  The kernel lets go of the lock when the process ends, however it ends.
+
+  Raises:
+    ConfigError: it cannot be made or written to.
+    CheckpointError: another run trains there, or it holds another network; see `match_workdir`.
+  """
+  with contextlib.ExitStack() as stack:
+    if parallel.is_main():
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(open(workdir / '.lock', 'a+', encoding='utf-8'))
+      except OSError as error:
+        raise errors.ConfigError(
+          f'--workdir={workdir}: cannot be written to ({error.strerror})'
+        ) from error
+      _lock(lock, workdir)
+    file = workdir / 'config.json'
+    if file.exists():
+      match_workdir(config, checkpoint.read_json(file), workdir)
+    yield
+
+
+def _lock(file, workdir):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise errors.CheckpointError(
+      f'{workdir}: another run trains here ({file.read()}); choose another --workdir'
+    ) from error
+  except OSError:
+    log.warning('%s: a file system without locks; start only one run in it', workdir)
+  file.truncate(0)
+  file.write(f'process {os.getpid()} on {socket.gethostname()}')
+  file.flush()
 
 
 def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):

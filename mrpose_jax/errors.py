@@ -28,6 +28,12 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-  """Training met a loss that is not finite."""
+  """Training met a loss or a gradient that is not finite."""
 
   exit_code = 5
+
+
+class Stopped(UserError):
+  """SIGTERM or SIGINT ended a run, after its state was saved."""
+
+  exit_code = 143

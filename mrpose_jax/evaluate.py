@@ -29,15 +29,20 @@ NUM_PICTURES = 12
 PRIMARY = ('AP', 'Mean', 'PCK@0.2')
 
 
-def predict_split(predict_step, variables, dataset, config, mesh) -> dict[str, np.ndarray]:
-  """Predictions for every box of split validation.
+def predict_split(
+  predict_step, variables, dataset, config, mesh, between_batches=lambda: None
+) -> dict[str, np.ndarray]:
+  """Predictions for every box of split validation, in order of their images' ids.
+
+  Every process predicts its share of the images and returns those of all.
 
   Args:
-    predict_step: jitted `predict.make_predict_people`.
+    predict_step: jitted `predict.make_predict_people` whose result is split over the devices.
     variables: of the network, on the mesh.
     dataset: from `loader.open_dataset`.
     config: the configuration.
     mesh: from `parallel.data_mesh`.
+    between_batches: called before each batch.
 
   Returns:
     {'image_ids' [N], 'person_ids' [N], 'keypoints' [N, K, 3] x, y in image pixels, score,
@@ -49,22 +54,32 @@ def predict_split(predict_step, variables, dataset, config, mesh) -> dict[str, n
       config.eval.detections, config.eval.detection_threshold
     )
   batches = loader.evaluation_batches(
-    dataset, config.eval.batch_size, config.eval.canvas, detections
+    dataset,
+    config.eval.batch_size,
+    config.eval.canvas,
+    detections,
+    jax.process_index(),
+    jax.process_count(),
   )
   keypoints, rows = [], []
   on_device = loader.to_device(batches, lambda pair: (parallel.put_batch(pair[0], mesh), pair[1]))
   for batch, kept in on_device:
-    keypoints.append(predict_step(variables, batch)[: len(kept.image_ids)])
+    between_batches()
+    keypoints.append(predict_step(variables, batch))
     rows.append(kept)
-  columns = loader.Rows(*(np.concatenate(column) for column in zip(*rows)))
+  # Each process has a row for each person of its images, and fillers, which are left out.
+  real = [parallel.local_rows(k)[: len(kept.image_ids)] for k, kept in zip(keypoints, rows)]
+  keypoints = parallel.gather_rows(np.concatenate(real))
+  columns = loader.Rows(*(parallel.gather_rows(np.concatenate(column)) for column in zip(*rows)))
+  order = np.argsort(columns.image_ids, kind='stable')
   return {
-    'image_ids': columns.image_ids,
-    'person_ids': columns.person_ids,
-    'keypoints': np.concatenate(jax.device_get(keypoints)),
-    'center': columns.center,
-    'size': columns.size,
-    'area': columns.size.prod(-1),
-    'box_scores': columns.box_scores,
+    'image_ids': columns.image_ids[order],
+    'person_ids': columns.person_ids[order],
+    'keypoints': keypoints[order],
+    'center': columns.center[order],
+    'size': columns.size[order],
+    'area': columns.size[order].prod(-1),
+    'box_scores': columns.box_scores[order],
   }
 
 
@@ -123,10 +138,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   place = parallel.replicated(mesh)
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()
-  predict_step = jax.jit(predict.make_predict_people(config, dataset.skeleton))
+  predict_step = jax.jit(
+    predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
+  )
   predictions = predict_split(predict_step, variables, dataset, config, mesh)
   metrics, kept = score(predictions, dataset, config)
   folder = write_results(metrics, kept, dataset, workdir, step)
+  if not parallel.is_main():
+    return metrics
   if metrics:
     print(report.markdown_table({f'{config.model.network}, step {step}': metrics}))
   else:
@@ -139,9 +158,11 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
   """Writes eval/STEP/ and returns it: metrics.json, predictions.json, pictures/.
 
   In the forms that the benchmarks' servers take: for MPII pred.mat, for a COCO test set
-  person_keypoints_SET_mrpose_results.zip.
+  person_keypoints_SET_mrpose_results.zip. Of several processes, the first writes.
   """
   folder = pathlib.Path(workdir) / 'eval' / str(step)
+  if not parallel.is_main():
+    return folder
   folder.mkdir(parents=True, exist_ok=True)
   coco.write_results(kept, folder / 'predictions.json')
   checkpoint.write_json(folder / 'metrics.json', metrics)

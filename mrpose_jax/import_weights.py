@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import pathlib
 
 import jax
@@ -67,7 +66,7 @@ def import_weights(
   }
   workdir.mkdir(parents=True, exist_ok=True)
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  checkpoints.save(0, state, meta, score=-math.inf)
+  checkpoints.save(0, state, meta)
   checkpoints.close()
   checkpoint.write_json(workdir / 'config.json', meta['config'])
   log.info('the network takes %s images', config.model.channel_order)

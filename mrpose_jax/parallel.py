@@ -1,9 +1,73 @@
-"""Devices: one mesh axis `data`; the batch is split over it, the state is on every device."""
+"""Devices and processes: one mesh axis `data`; the batch is split over it, the state is everywhere.
+
+A run has one or more processes, each with its own devices. All of them read data and compute;
+process 0 alone writes files.
+"""
 
 import jax
+import numpy as np
 from jax import sharding
+from jax.experimental import multihost_utils
 
 from mrpose_jax import errors
+
+# A process that has not been heard of for so long is dead, and the others end.
+HEARTBEAT_SECONDS = 10
+
+
+def initialize(
+  coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+):
+  """Joins the processes of a run; before anything else of JAX.
+
+  Without arguments, Slurm, Open MPI, Kubernetes and Cloud TPU are found by themselves; where there
+  is none of them, this process runs alone.
+
+  Args:
+    coordinator: HOST:PORT of process 0.
+    num_processes: of the run; 1 looks for no cluster.
+    process_id: of this process, from 0.
+
+  Raises:
+    ConfigError: processes that do not find each other.
+  """
+  given = (coordinator, num_processes, process_id)
+  if num_processes == 1:
+    return
+  if None in given and given != (None, None, None):
+    raise errors.ConfigError(
+      '--coordinator, --num_processes and --process_id go together: give all three, or none'
+    )
+  try:
+    jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+  except ValueError as error:
+    if 'coordinator_address should be defined' in str(error):
+      return
+    raise errors.ConfigError(f'--coordinator={coordinator}: {error}') from error
+  except RuntimeError as error:
+    raise errors.ConfigError(
+      f'the processes of this run do not find each other ({str(error).splitlines()[0]}); '
+      '--num_processes=1 runs alone'
+    ) from error
+
+
+def is_main() -> bool:
+  """Whether this process writes files."""
+  return jax.process_index() == 0
+
+
+def agree(number: int | None) -> int | None:
+  """What process 0 says."""
+  if jax.process_count() == 1:
+    return number
+  agreed = multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number))
+  return None if agreed < 0 else int(agreed)
+
+
+def wait_for_all(name: str):
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def data_mesh() -> sharding.Mesh:
@@ -24,6 +88,28 @@ def put_batch(batch, mesh):
   """This process's rows of a batch -> global arrays, split over the devices."""
   place = batched(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+  """This process's rows of a global array that is split over the devices."""
+  shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+  """The rows of all processes, each of which may have another number of them, process by process.
+
+  They travel as bytes, because JAX would make 64-bit numbers 32-bit ones.
+  """
+  if jax.process_count() == 1:
+    return rows
+  counts = multihost_utils.process_allgather(np.int32(len(rows)))
+  row_bytes = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+  padded = np.zeros((counts.max(), row_bytes.shape[1]), np.uint8)
+  padded[: len(rows)] = row_bytes
+  everyone = multihost_utils.process_allgather(padded)  # [process, row, byte]
+  real = np.concatenate([part[:count] for part, count in zip(everyone, counts)])
+  return real.view(rows.dtype).reshape(-1, *rows.shape[1:])
 
 
 def check_batch_size(name: str, batch_size: int):

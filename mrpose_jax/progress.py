@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import jax
 import tqdm
 
+from mrpose_jax import parallel
+
 log = logging.getLogger(__name__)
 
 # Steps that the host may be ahead of the devices: enough that they never wait for Python, and few
@@ -36,7 +38,7 @@ class Progress:
       initial=start_step,
       total=total_steps,
       unit='step',
-      disable=not sys.stderr.isatty(),
+      disable=not (sys.stderr.isatty() and parallel.is_main()),
       bar_format='{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}',
     )
 

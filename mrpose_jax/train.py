@@ -25,6 +25,7 @@ from mrpose_jax import metric_writer
 from mrpose_jax import optimizer as optimizers
 from mrpose_jax import parallel
 from mrpose_jax import predict
+from mrpose_jax import preemption
 from mrpose_jax import progress as progress_bar
 from mrpose_jax import report
 from mrpose_jax import skeleton as skeletons
@@ -124,9 +125,11 @@ def steps_of(epochs: float, num_people: int, batch_size: int) -> int:
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
-  """Trains, evaluates, keeps the best and the latest checkpoint, and prints the best's table.
+  """Trains, evaluates, keeps the best and the latest checkpoints, and prints the best's table.
 
-  A second start in the same workdir goes on where the first stopped.
+  A second start in the same workdir goes on where the first stopped, and ends with the same bits
+  as a run that was never stopped. Every process of a run calls this with the same arguments, and a
+  workdir that all of them see.
 
   Args:
     config: see configs/common.py.
@@ -137,28 +140,31 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
 
   Raises:
     ConfigError, DataError, CheckpointError, DivergedError: with one line that says what to do.
+    Stopped: SIGTERM or SIGINT came, and the state is saved.
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
   configuration.check(config)
-
-  # Data.
   dataset = configuration.open_dataset(config)
-  source = dataset.source('train')
-  dataset.source('validation')  # an error now rather than after the first epoch
+  for split in ('train', 'validation'):
+    dataset.source(split)  # an error now rather than after the first epoch
   if 'validation' in dataset.test_sets:
     raise errors.DataError(
       f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
     )
-  batch_size = config.train.batch_size
-  to_steps = functools.partial(steps_of, num_people=len(source), batch_size=batch_size)
+  with configuration.hold_workdir(config, workdir), preemption.StopSignals() as signals:
+    return _train(config, dataset, workdir, signals)
+
+
+def _train(config, dataset, workdir, signals) -> dict[str, float]:
+  # Data.
+  num_people, batch_size = len(dataset.source('train')), config.train.batch_size
+  to_steps = functools.partial(steps_of, num_people=num_people, batch_size=batch_size)
   total_steps = to_steps(config.train.epochs)
   every, epochs = config.train.evaluate_every, config.train.epochs
   evaluation_steps = {to_steps(every * n) for n in range(1, int(epochs / every) + 1)}
   evaluation_steps.add(total_steps)
-  iterator = {'dataset': dataset.fingerprint(), 'seed': config.seed, 'batch_size': batch_size}
 
   # Model, optimizer, step.
-  _open_workdir(workdir, config)
   mesh = parallel.data_mesh()
   place = parallel.replicated(mesh)
   model = predict.model_of(config, dataset.skeleton.num_keypoints)
@@ -177,7 +183,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     config.model.channel_order,
   )
   train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(place, place))
-  predict_step = jax.jit(predict.make_predict_people(config, dataset.skeleton))
+  predict_step = jax.jit(
+    predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
+  )
 
   # State: fresh, or where this workdir stopped.
   create = functools.partial(train_state.create, model, optimizer)
@@ -186,14 +194,18 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     'config': config.to_dict(),
     'skeleton': dataclasses.asdict(dataset.skeleton),
     'crops': dict(dataset.crops),
-    'iterator': iterator,
+    'iterator': {
+      'dataset': dataset.fingerprint(),
+      'seed': config.seed,
+      'batch_size': batch_size,
+    },
   }
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   start_step = checkpoints.latest_step()
   if start_step is not None:
-    stored = checkpoints.meta(start_step)
-    if stored['iterator']:  # an imported network has read no data
-      _check_same_iterator(stored['iterator'], iterator, workdir)
+    stored = checkpoints.meta(start_step)['iterator']
+    if stored and not config.train.allow_other_data:  # an imported network has read no data
+      _check_same_iterator(stored, meta['iterator'], workdir)
     target = checkpoint.restore_target(jax.eval_shape(create, key), place)
     state = checkpoints.restore_state(start_step, target)
     log.info('going on from step %d of %s', start_step, workdir)
@@ -203,65 +215,86 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     if config.model.pretrained:
       pretrained = torch_weights.import_torch_weights(config.model.pretrained, model, new_head=True)
       state = state.replace(**jax.device_put(pretrained, place))
-  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  if parallel.is_main():
+    checkpoint.write_json(workdir / 'config.json', meta['config'])
   num_parameters = sum(p.size for p in jax.tree.leaves(state.params))
   log.info(
     '%s on ResNet-%d, %.2f M parameters; %d people, %d steps of %d on %d %s device(s)',
-    *(model.network, model.depth, num_parameters / 1e6, len(source), total_steps, batch_size),
+    *(model.network, model.depth, num_parameters / 1e6, num_people, total_steps, batch_size),
     *(jax.device_count(), jax.devices()[0].platform),
   )
 
   # Loop.
   batches = loader.train_batches(
-    dataset, batch_size, config.seed, start_step, config.data.num_workers
+    dataset,
+    batch_size,
+    config.seed,
+    start_step,
+    config.data.num_workers,
+    jax.process_index(),
+    jax.process_count(),
   )
   batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, mesh))
   with (
     contextlib.closing(checkpoints),
-    contextlib.closing(metric_writer.MetricWriter(workdir)) as writer,
+    contextlib.closing(metric_writer.MetricWriter(workdir, start_step)) as writer,
     contextlib.closing(progress_bar.Progress(start_step, total_steps, batch_size)) as progress,
   ):
+
+    def stop_if_asked():
+      if signals.asked():
+        checkpoints.wait()
+        raise errors.Stopped(
+          f'{signals.asked()} at step {step}, which is saved; the same command goes on from there'
+        )
+
+    def evaluate_checkpoint():
+      with progress.paused():
+        predictions = evaluate.predict_split(
+          predict_step, state.variables, dataset, config, mesh, stop_if_asked
+        )
+        scores, kept = evaluate.score(predictions, dataset, config)
+        evaluate.write_results(scores, kept, dataset, workdir, step)
+        checkpoints.set_score(step, evaluate.primary(scores))
+        writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
+        progress.note(f'step {step}: {report.one_line(scores)}')
+
+    step = start_step
+    if step in evaluation_steps and not checkpoints.evaluated(step):
+      evaluate_checkpoint()  # it was stopped here
     interval = []
-    steps = range(start_step + 1, total_steps + 1)
-    for step, batch in zip(steps, progress.timed(batches)):
+    for step, batch in zip(range(start_step + 1, total_steps + 1), progress.timed(batches)):
       state, metrics = train_step(state, batch)
       interval.append(metrics)
       progress.advance(metrics)
       evaluates = step in evaluation_steps
-      if evaluates or step % config.train.log_every == 0:
-        scalars = _mean_of(jax.device_get(interval))
-        _check_finite(scalars, step, schedule, workdir)
+      logs = evaluates or step % config.train.log_every == 0
+      saves = evaluates or step % config.train.checkpoint_every == 0 or signals.asked()
+      if logs or saves:
+        interval = jax.device_get(interval)
+        _check_finite(interval, step, schedule, workdir)
+      if logs:
+        scalars = {name: float(np.mean([m[name] for m in interval])) for name in metrics}
         interval = []
         scalars['learning_rate'] = float(schedule(step - 1))
         scalars |= progress.log(scalars['loss'])
         writer.write(step, scalars)
+      if saves:
+        checkpoints.save(step, state, meta)
+        stop_if_asked()
       if evaluates:
-        with progress.paused():
-          predictions = evaluate.predict_split(predict_step, state.variables, dataset, config, mesh)
-          scores, kept = evaluate.score(predictions, dataset, config)
-          evaluate.write_results(scores, kept, dataset, workdir, step)
-          checkpoints.save(step, state, meta, evaluate.primary(scores))
-          writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
-          progress.note(f'step {step}: {report.one_line(scores)}')
+        evaluate_checkpoint()
     checkpoints.wait()
     best = checkpoints.best_step()
 
   # The best checkpoint's results were written when it was made.
+  parallel.wait_for_all('results')
   folder = workdir / 'eval' / str(best)
   metrics = checkpoint.read_json(folder / 'metrics.json')
-  print(report.markdown_table({f'{model.network}, step {best}': metrics}))
-  print(f'predictions and pictures: {folder}')
+  if parallel.is_main():
+    print(report.markdown_table({f'{model.network}, step {best}': metrics}))
+    print(f'predictions and pictures: {folder}')
   return metrics
-
-
-def _open_workdir(workdir, config):
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from error
-  file = workdir / 'config.json'
-  if file.exists():
-    configuration.match_workdir(config, checkpoint.read_json(file), workdir)
 
 
 def _check_same_iterator(stored, asked, workdir):
@@ -270,18 +303,17 @@ def _check_same_iterator(stored, asked, workdir):
   ]
   if different:
     raise errors.CheckpointError(
-      f'{workdir}: cannot go on with other data ({"; ".join(different)}); choose another --workdir'
+      f'{workdir}: cannot go on with other data ({"; ".join(different)}); choose another '
+      '--workdir, or --config.train.allow_other_data'
     )
 
 
-def _mean_of(metrics: list[dict]) -> dict[str, float]:
-  return {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
-
-
-def _check_finite(scalars, step, schedule, workdir):
-  if not math.isfinite(scalars['loss']) or not math.isfinite(scalars['gradient_norm']):
-    raise errors.DivergedError(
-      f'loss {scalars["loss"]}, gradient norm {scalars["gradient_norm"]} at or before step {step} '
-      f'(learning rate {float(schedule(step - 1)):g}); the last good checkpoint is in '
-      f'{workdir}/checkpoints; lower train.learning_rate'
-    )
+def _check_finite(interval, step, schedule, workdir):
+  """Raises DivergedError for the first of the steps up to `step` that was not finite."""
+  for number, metrics in enumerate(interval, step - len(interval) + 1):
+    if not all(math.isfinite(value) for value in metrics.values()):
+      raise errors.DivergedError(
+        f'loss {metrics["loss"]}, gradient norm {metrics["gradient_norm"]} at step {number} '
+        f'(learning rate {float(schedule(number - 1)):g}); the last good checkpoint is in '
+        f'{workdir}/checkpoints; lower train.learning_rate'
+      )
