@@ -1,5 +1,6 @@
 """What the commands share: flags and errors that end in one line and a documented exit code."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -13,6 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from mrpose_jax import errors
+
+# A full disk, a full quota, a limit, a file system that became read-only.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 flags.disclaim_key_flags()  # what is defined below is the caller's, and in its --help
 
@@ -34,6 +38,11 @@ def run(command: Callable[[list[str]], None]):
       command(argv[1:])
     except errors.UserError as error:
       _fail(error)
+    except OSError as error:
+      if error.errno not in UNWRITABLE:
+        raise
+      where = error.filename or 'writing'
+      _fail(errors.CheckpointError(f'{where}: {error.strerror}'))
 
   app.run(main, flags_parser=_parse)
 

@@ -94,7 +94,8 @@ class Progress:
     """A context whose time does not count."""
     self._tick()
     yield
-    self._since = time.perf_counter()
+    if self._since is not None:
+      self._since = time.perf_counter()
 
   def note(self, text: str):
     if self._bar.disable:
@@ -106,6 +107,8 @@ class Progress:
     self._bar.close()
 
   def _tick(self):
+    if self._since is None:  # before the first step's end
+      return
     now = time.perf_counter()
     self._seconds += now - self._since
     self._interval += now - self._since
