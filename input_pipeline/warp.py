@@ -3,8 +3,10 @@
 One function, bilinear interpolation with zeros outside, in three forms that differ in what the
 hardware does well. CPUs and GPUs gather four pixels for each one of the crop. On a TPU such gathers
 are slow and matrix products are not, so there the crop is cut into tiles, and the image window that
-a tile can see is multiplied by the weights max(0, 1 - |distance|) along x, then along y. Without
-rotation the weights along x and y belong to whole columns and rows, and no windows are needed.
+a tile can see is multiplied by the weights max(0, 1 - |distance|) along x, then along y. A slice of
+an image costs a TPU a microsecond or more, however small, so slices are taken for blocks of tiles,
+and the tiles' windows are picked out of them by matrix products. Without rotation the weights along
+x and y belong to whole columns and rows, and no windows are needed.
 """
 
 import functools
@@ -16,7 +18,8 @@ from jax import numpy as jnp
 
 from input_pipeline import boxes
 
-TILE = 16  # pixels of the crop
+TILE = 16  # pixels of the crop, its side
+BLOCK = (64, 32)  # height, width, at most; pixels of the crop
 
 
 def affine(
@@ -29,15 +32,15 @@ def affine(
     matrix: [N, 2, 3], image xy -> crop xy, pixel centres at integers.
     out_size: (height, width) of the crops.
     max_step: the caller's promise that two neighbouring crop pixels lie at most so many image
-      pixels apart. With it a TPU works by tiles, which need out_size to be multiples of 16; None
-      makes no promise, and a TPU gathers, too.
+      pixels apart. With it a TPU works by tiles, which need uint8 images and out_size to be
+      multiples of 16; None makes no promise, and a TPU gathers, too.
 
   Returns:
     [N, height, width, C] float32, in the images' units.
   """
   images, matrix = jnp.asarray(images), jnp.asarray(matrix, jnp.float32)
   gather = functools.partial(by_gathering, out_size=out_size)
-  if max_step is None or any(n % TILE for n in out_size):
+  if max_step is None or images.dtype != jnp.uint8 or any(n % TILE for n in out_size):
     return gather(images, matrix)
   tiles = functools.partial(by_tiles, out_size=out_size, max_step=max_step)
   return lax.platform_dependent(images, matrix, tpu=tiles, default=gather)
@@ -79,29 +82,63 @@ def _gather(image, points):
 
 
 def by_tiles(images, matrix, out_size, max_step):
-  """`affine` as matrix products of tiles with the windows that they see."""
+  """`affine` of uint8 images as matrix products of tiles with the windows that they see."""
   n, _, _, channels = images.shape
-  rows, columns = out_size[0] // TILE, out_size[1] // TILE
-  points = _sources(matrix, out_size).reshape(n, rows, TILE, columns, TILE, 2)
-  points = points.swapaxes(2, 3).reshape(n, rows * columns, TILE * TILE, 2)  # [N, T, P, 2]
+  block = [math.gcd(size, limit) for size, limit in zip(out_size, BLOCK)]
+  points = _sources(matrix, out_size).reshape(
+    *(n, out_size[0] // block[0], block[0] // TILE, TILE),
+    *(out_size[1] // block[1], block[1] // TILE, TILE, 2),
+  )
+  points = points.transpose(0, 1, 4, 2, 5, 3, 6, 7)  # blocks, tiles in a block, pixels in a tile
+  down, across, tiles_down, tiles_across = points.shape[1:5]
+  points = points.reshape(n, down * across, tiles_down * tiles_across, TILE * TILE, 2)
+  side, tile_side = _window_side(block, max_step), _window_side((TILE, TILE), max_step)
 
-  # A tile turned by 45 degrees is widest; one more pixel on each side for interpolation.
-  side = math.ceil((TILE - 1) * max_step * math.sqrt(2)) + 2
-  padded = jnp.pad(images, ((0, 0), (side, side), (side, side), (0, 0)))
-  limit = jnp.array(images.shape[2:0:-1]) + side
-  start = jnp.floor(points.min(2)).astype(jnp.int32)  # [N, T, 2], in the image
-  start = jnp.clip(start + side, 0, jnp.broadcast_to(limit, start.shape))  # in the padded image
+  # By one pixel at least: without it XLA copies all images to another layout for every slice.
+  pads = [(0, max(side - size, 0) + 1) for size in images.shape[1:3]]
+  images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+  start = _window_start(points, (2, 3), side, images.shape[1:3])  # [N, B, 2]
 
   def window(image, start):
     return lax.dynamic_slice(image, (start[1], start[0], 0), (side, side, channels))
 
-  windows = jax.vmap(jax.vmap(window, (None, 0)))(padded, start)  # [N, T, S, S, C]
-  place = points - (start - side)[:, :, None].astype(jnp.float32)  # [N, T, P, 2] in the window
-  along_x, along_y = _weights(place[..., 0], side), _weights(place[..., 1], side)  # [N, T, P, S]
-  lines = _exact_product('ntpx,ntyxc->ntpyc', along_x, windows)
-  crops = (along_y[..., None] * lines).sum(3)  # [N, T, P, C]
-  crops = crops.reshape(n, rows, columns, TILE, TILE, channels).swapaxes(2, 3)
-  return crops.reshape(n, *out_size, channels)
+  windows = jax.vmap(jax.vmap(window, (None, 0)))(images, start)  # [N, B, S, S, C]
+  windows = windows.astype(jnp.bfloat16)  # 0..255 exactly
+  points -= start[:, :, None, None].astype(jnp.float32)
+  start = _window_start(points, 3, tile_side, (side, side))  # [N, B, T, 2] in the block's window
+  points -= start[:, :, :, None].astype(jnp.float32)
+  rows, columns = (_rows_of_identity(start[..., i], tile_side, side) for i in (1, 0))
+  windows = jnp.einsum('nbtsy,nbyxc->nbtscx', rows, windows)
+
+  # The weights' two halves (see _exact_product) lie side by side, each with the window again.
+  along_x = jnp.concatenate(_halves(_weights(points[..., 0], tile_side)), -1)  # [N, B, T, P, 2s]
+  along_y = _weights(points[..., 1], tile_side)  # [N, B, T, P, s]
+  columns = jnp.concatenate([columns, columns], -2)  # [N, B, T, 2s, S]
+  windows = jnp.einsum('nbtscx,nbtux->nbtscu', windows, columns)
+  lines = jnp.einsum('nbtpu,nbtscu->nbtpsc', along_x, windows, preferred_element_type=jnp.float32)
+  crops = (along_y[..., None] * lines).sum(4)  # [N, B, T, P, C]
+  crops = crops.reshape(n, down, across, tiles_down, tiles_across, TILE, TILE, channels)
+  return crops.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, *out_size, channels)
+
+
+def _window_side(shape, max_step):
+  """Of the window that sees all of so many crop pixels: turned by 45 degrees it is widest.
+
+  One more pixel on each side is for interpolation.
+  """
+  return math.ceil(math.hypot(*(n - 1 for n in shape)) * max_step) + 2
+
+
+def _window_start(points, axes, side, size):
+  """int32 xy of the window in an image of (height, width) that sees what it has of the points."""
+  low = jnp.floor(points.min(axes)).astype(jnp.int32)
+  return jnp.stack([low[..., i].clip(0, size[1 - i] - side) for i in (0, 1)], -1)
+
+
+def _rows_of_identity(start, count, size):
+  """[...] -> bfloat16 [..., count, size]: a product with it chooses `count` from `start` on."""
+  chosen = start[..., None] + jnp.arange(count).reshape((1,) * start.ndim + (-1,))
+  return jax.nn.one_hot(chosen, size, dtype=jnp.bfloat16)
 
 
 def by_rows_and_columns(images, matrix, out_size):
@@ -133,9 +170,14 @@ def _exact_product(equation, weights, pixels):
     return jnp.einsum(
       equation, weights, pixels.astype(jnp.float32), precision=lax.Precision.HIGHEST
     )
-  high = weights.astype(jnp.bfloat16)
-  low = (weights - high.astype(jnp.float32)).astype(jnp.bfloat16)
   pixels = pixels.astype(jnp.bfloat16)  # 0..255 exactly
   return sum(
-    jnp.einsum(equation, part, pixels, preferred_element_type=jnp.float32) for part in (high, low)
+    jnp.einsum(equation, half, pixels, preferred_element_type=jnp.float32)
+    for half in _halves(weights)
   )
+
+
+def _halves(weights):
+  """Two bfloat16 numbers whose sum is each weight, to 2^-16."""
+  high = weights.astype(jnp.bfloat16)
+  return high, (weights - high.astype(jnp.float32)).astype(jnp.bfloat16)

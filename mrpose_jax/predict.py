@@ -133,7 +133,7 @@ class Predictor:
       ValueError: as for calling the predictor.
     """
     image, boxes = _checked(image, np.reshape(box, (1, -1)))
-    examples = batches.stack(self._examples(image, boxes))
+    examples = batches.stack(self._examples(image, boxes), self.config.eval.canvas)
     inputs, heatmaps = self._predict_heatmaps(self._variables, examples)
     crop = to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
     return crop, np.asarray(heatmaps)[0]
@@ -143,7 +143,8 @@ class Predictor:
     # Batches of 1, 2, 4, ... people, so that few programs are compiled.
     padded = 1 << (len(boxes) - 1).bit_length()
     examples += [examples[-1]] * (padded - len(boxes))
-    return np.asarray(self._predict(self._variables, batches.stack(examples)))[: len(boxes)]
+    examples = batches.stack(examples, self.config.eval.canvas)
+    return np.asarray(self._predict(self._variables, examples))[: len(boxes)]
 
   def _examples(self, image, boxes):
     """A PersonBatch of one for each box."""
@@ -158,7 +159,6 @@ class Predictor:
         size[i],
         unknown,
         unknown[:, 0],
-        canvas,
       )
       for i in range(len(boxes))
     ]

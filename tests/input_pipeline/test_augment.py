@@ -100,8 +100,8 @@ def bright_dots(canvas):
     far = np.square(columns[..., None] - x) + np.square(rows[..., None] - y)
     image = np.round(255 * np.exp(-far / 18)).astype(np.uint8)  # [H, W, 3]
     patch = images.cut_patch(image, *boxes.reach(center, size, 0.4, rotated=True), canvas)
-    examples.append(batches.person_example(patch, center, size, keypoints, [2, 1, 0], canvas=160))
-  return batches.stack(examples)
+    examples.append(batches.person_example(patch, center, size, keypoints, [2, 1, 0]))
+  return batches.stack(examples, canvas=160)
 
 
 @pytest.fixture(scope='module', params=[160, 60], ids=['whole', 'averaged'])

@@ -101,7 +101,7 @@ def test_the_seed_decides_the_order(dataset):
 
 @pytest.mark.parametrize('process_count', [1, 2, 4])
 @pytest.mark.parametrize('start_step', [0, 2])
-def test_process_shares_interleave_to_the_global_batch(dataset, process_count, start_step):
+def test_process_shares_follow_each_other_in_the_global_batch(dataset, process_count, start_step):
   whole = take(dataset, 3, start_step=start_step)
   shares = [
     take(dataset, 3, start_step=start_step, process_index=i, process_count=process_count)
@@ -109,7 +109,8 @@ def test_process_shares_interleave_to_the_global_batch(dataset, process_count, s
   ]
   for batch, parts in zip(whole, zip(*shares)):
     for i, part in enumerate(parts):
-      assert_same([part], [batches.PersonBatch(*(array[i::process_count] for array in batch))])
+      rows = slice(i * len(part.patches), (i + 1) * len(part.patches))
+      assert_same([part], [batches.PersonBatch(*(array[rows] for array in batch))])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(dataset):
@@ -207,6 +208,60 @@ def test_the_last_evaluation_batch_is_filled_up(dataset):
     assert batch.patches[:real].any((1, 2, 3)).all()
     assert not batch.patches[real:].any()
     assert (batch.size[real:] > 0).all()  # a region that can be cropped
+
+
+def evaluation_of_all(dataset, batch_size, process_count, detections=None):
+  """Batches and rows of each of the processes."""
+  return [
+    list(loader.evaluation_batches(dataset, batch_size, CANVAS, detections, index, process_count))
+    for index in range(process_count)
+  ]
+
+
+@pytest.mark.parametrize('process_count', [1, 2, 3, 4])  # of 4 processes one has no image
+@pytest.mark.parametrize('detected', [False, True])
+def test_processes_share_an_evaluation(dataset, detections, process_count, detected):
+  detections = detections if detected else None
+  batch_size = 2 * process_count
+  found = evaluation_of_all(dataset, batch_size, process_count, detections)
+  assert len({len(batches) for batches in found}) == 1
+  people = []
+  for batch, rows in itertools.chain(*found):
+    assert {len(array) for array in batch} == {2}
+    real = len(rows.image_ids)
+    assert {len(column) for column in rows} == {real}
+    np.testing.assert_array_equal(batch.center[:real], rows.center)
+    assert not batch.patches[real:].any() and (batch.size[real:] > 0).all()
+    people += zip(rows.image_ids.tolist(), rows.center.tolist(), rows.size.tolist())
+  ((_, expected),) = loader.evaluation_batches(dataset, 8, CANVAS, detections)
+  whole = zip(expected.image_ids.tolist(), expected.center.tolist(), expected.size.tolist())
+  assert sorted(people) == sorted(whole)
+
+
+def test_rows_of_a_process_without_an_image_have_the_types_of_others(dataset):
+  _, _, _, (without,) = evaluation_of_all(dataset, 12, 4)
+  ((_, expected),) = loader.evaluation_batches(dataset, 8, CANVAS)
+  batch, rows = without
+  assert [len(column) for column in rows] == [0] * 5
+  for column, other in zip(rows, expected):
+    assert column.dtype == other.dtype and column.shape[1:] == other.shape[1:]
+  assert batch.patches.shape == (3, CANVAS, CANVAS, 3) and not batch.patches.any()
+
+
+def test_an_evaluation_batch_that_cannot_be_shared_is_refused(dataset):
+  with pytest.raises(errors.ConfigError, match='batch size 4 cannot be shared by 3 processes'):
+    evaluation_of_all(dataset, 4, 3)
+
+
+def test_a_second_evaluation_counts_no_people_again(dataset, monkeypatch):
+  list(loader.evaluation_batches(dataset, 4, CANVAS))
+  asked = []
+  read = records.Records.__getitem__
+  monkeypatch.setattr(
+    records.Records, '__getitem__', lambda self, i: asked.append(i) or read(self, i)
+  )
+  list(loader.evaluation_batches(dataset, 4, CANVAS))
+  assert sorted(asked) == [0, 1, 2]
 
 
 def test_evaluation_patches_are_cut_from_the_image(dataset, source):
