@@ -58,7 +58,8 @@ class Rows(NamedTuple):
 class Dataset:
   """A prepared data set: where it is, and what its metadata say.
 
-  `test_sets` names the splits whose keypoints are not published.
+  `test_sets` names the splits whose keypoints are not published, and `images_sha256` holds a hash
+  of the images of each split.
   """
 
   folder: pathlib.Path
@@ -66,6 +67,7 @@ class Dataset:
   crops: dict[str, float]
   annotation_files: dict[str, str]
   test_sets: list[str]
+  images_sha256: dict[str, str]
 
   def source(self, split: str) -> records.Records:
     """Random access to the records of 'train' or 'validation'."""
@@ -82,8 +84,8 @@ class Dataset:
     return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
 
   def fingerprint(self) -> str:
-    """Hash of the names and sizes of all files, and of what the descriptions say."""
-    digest = hashlib.sha256()
+    """Hash of all images, of names and sizes of all files, and of what the descriptions say."""
+    digest = hashlib.sha256(str(sorted(self.images_sha256.items())).encode())
     for path in sorted(self.folder.iterdir()):
       digest.update(f'{path.name} {path.stat().st_size}'.encode())
       if path.suffix == '.json':
@@ -95,7 +97,7 @@ def open_dataset(name: str, data_dir) -> Dataset:
   """The newest prepared version of a data set.
 
   Raises:
-    DataError: it was not prepared, or by an older version, or what describes it is damaged.
+    DataError: it was not prepared, or by an older version, or what describes it is damaged or gone.
   """
   root = pathlib.Path(data_dir).expanduser() / name
   # A preparation that was killed leaves a folder such as 1.0.0.incomplete.4R7K2P.
@@ -113,19 +115,25 @@ def open_dataset(name: str, data_dir) -> Dataset:
   file = folder / 'metadata.json'
   metadata = records.read_json(file)
   try:
-    return Dataset(
+    dataset = Dataset(
       folder=folder,
       skeleton=skeletons.from_dict(metadata['skeleton']),
       crops={key: float(metadata['crops'][key]) for key in CROPS},
       annotation_files=metadata['annotation_files'],
       test_sets=metadata['test_sets'],
+      images_sha256=metadata['images_sha256'],
     )
+    copies = [dataset.annotation_file(split) for split in dataset.annotation_files]
   except KeyError as error:
     raise errors.DataError(
       f'{file}: has no {error}, so it was prepared by an older version; {records.PREPARE_AGAIN}'
     ) from error
   except (TypeError, ValueError) as error:
     raise errors.DataError(f'{file}: damaged ({error}); {records.PREPARE_AGAIN}') from error
+  for copy in copies:
+    if not copy.exists():
+      raise errors.DataError(f'{copy}: there is no such file; {records.PREPARE_AGAIN}')
+  return dataset
 
 
 def train_batches(
@@ -157,18 +165,26 @@ def train_batches(
   """
   share = _share(batch_size, process_count)
   source = dataset.source('train')
-  people = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  people = _people_in_order(source, seed)
   steps = grain.MapDataset.range(start_step, sys.maxsize)
   batches = steps.map(
     _TrainBatch(source, people, dataset.crops, batch_size, process_index * share, share)
   )
-  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
     options = grain.MultiprocessingOptions(num_workers=num_workers)
     batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
   return _watched(iter(batches))
+
+
+def person_ids(dataset: Dataset, batch_size: int, seed: int, step: int) -> list[int]:
+  """Of the people of step number `step`, from 0, of `train_batches`, over all processes."""
+  source = dataset.source('train')
+  people = _people_in_order(source, seed)
+  rows = range(step * batch_size, (step + 1) * batch_size)
+  return [int(source[people[row]]['people']['person_id'][0]) for row in rows]
 
 
 def evaluation_batches(
@@ -228,7 +244,7 @@ def evaluation_batches(
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
   patches = patches.map(people).map(_EvaluationPatches(dataset, canvas))
-  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
   pairs = itertools.chain.from_iterable(patches)
   filler = batch.empty(dataset.skeleton.num_keypoints)
   for _ in range(math.ceil(max(shares) / share)):
@@ -325,6 +341,11 @@ def _share(batch_size, process_count):
       f'batch size {batch_size} cannot be shared by {process_count} processes'
     )
   return batch_size // process_count
+
+
+def _people_in_order(source, seed) -> grain.MapDataset:
+  """Numbers of records in the order of training, without end; each epoch is a new shuffle."""
+  return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
 
 
 def _end_with_parent(worker_index, worker_count):

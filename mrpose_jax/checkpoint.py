@@ -18,6 +18,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -152,7 +153,8 @@ class Checkpoints:
     """
     training = {'step': target.step, 'opt_state': target.opt_state}
     restored = self._restore(step, target.variables, training=ocp.args.StandardRestore(training))
-    return target.replace(**restored['variables'], **restored['training'])
+    diverged = jax.device_put(np.zeros((), bool), target.diverged.sharding)
+    return target.replace(**restored['variables'], **restored['training'], diverged=diverged)
 
   def wait(self):
     """Returns when the last save is on disk; raises CheckpointError if it could not be written."""

@@ -56,6 +56,7 @@ def import_weights(
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=optimizer.init(variables['params']),
+    diverged=jax.numpy.zeros((), bool),
   )
   height, width = config.data.image_size
   meta = {

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import pathlib
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from jax import numpy as jnp
 
 from input_pipeline import augment
 from input_pipeline import loader
@@ -88,6 +88,9 @@ def make_train_step(
 ):
   """The pure function (TrainState, PersonBatch) -> (TrainState, {'loss', 'gradient_norm'}).
 
+  A step whose loss or gradients are not finite changes nothing but `diverged`, and so do all later
+  ones.
+
   Augmentation is drawn from (seed, step) alone. Under jit with a batch that is split over devices,
   losses, gradients and batch norm's statistics are those of the whole batch.
   """
@@ -108,13 +111,17 @@ def make_train_step(
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    state = state.replace(
+    updated = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
+    gradient_norm = optax.tree.norm(gradients)
+    # The host looks at losses some steps later; until then a state that diverged stays as it was.
+    diverged = state.diverged | ~jnp.isfinite(loss + gradient_norm)
+    state = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
+    return state.replace(diverged=diverged), {'loss': loss, 'gradient_norm': gradient_norm}
 
   return train_step
 
@@ -272,7 +279,11 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
       saves = evaluates or step % config.train.checkpoint_every == 0 or signals.asked()
       if logs or saves:
         interval = jax.device_get(interval)
-        _check_finite(interval, step, schedule, workdir)
+        if state.diverged:
+          if int(state.step) not in checkpoints.steps():
+            checkpoints.save(int(state.step), state, meta)
+          checkpoints.wait()
+          _raise_diverged(interval[int(state.step) - step], state, schedule, dataset, config)
       if logs:
         scalars = {name: float(np.mean([m[name] for m in interval])) for name in metrics}
         interval = []
@@ -308,12 +319,13 @@ def _check_same_iterator(stored, asked, workdir):
     )
 
 
-def _check_finite(interval, step, schedule, workdir):
-  """Raises DivergedError for the first of the steps up to `step` that was not finite."""
-  for number, metrics in enumerate(interval, step - len(interval) + 1):
-    if not all(math.isfinite(value) for value in metrics.values()):
-      raise errors.DivergedError(
-        f'loss {metrics["loss"]}, gradient norm {metrics["gradient_norm"]} at step {number} '
-        f'(learning rate {float(schedule(number - 1)):g}); the last good checkpoint is in '
-        f'{workdir}/checkpoints; lower train.learning_rate'
-      )
+def _raise_diverged(metrics, state, schedule, dataset, config):
+  """Raises DivergedError for the step after the state's, whose metrics these are."""
+  step = int(state.step)
+  ids = loader.person_ids(dataset, config.train.batch_size, config.seed, step)
+  raise errors.DivergedError(
+    f'loss {metrics["loss"]}, gradient norm {metrics["gradient_norm"]} at step {step + 1} '
+    f'(learning rate {float(schedule(step)):g}, people {", ".join(map(str, ids))}); the state '
+    f'before it is checkpoint {step}; lower train.learning_rate in a new --workdir, or look at '
+    'these people'
+  )

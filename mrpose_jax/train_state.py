@@ -15,12 +15,14 @@ class TrainState(struct.PyTreeNode):
   step: int32 scalar, steps done.
   params, batch_stats: the network's variables.
   opt_state: Adam's moments and count.
+  diverged: bool scalar; a step was not finite, and all the rest is as before that step.
   """
 
   step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: Any
+  diverged: jax.Array
 
   @property
   def variables(self):
@@ -39,4 +41,5 @@ def create(
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=optimizer.init(variables['params']),
+    diverged=jnp.zeros((), bool),
   )

@@ -20,7 +20,11 @@ def state_of(step):
   """A state whose numbers say which step it is of."""
   array = jax.numpy.full((40, 50), float(step))
   return train_state.TrainState(
-    step=jax.numpy.int32(step), params={'w': array}, batch_stats={'m': array}, opt_state=(array,)
+    step=jax.numpy.int32(step),
+    params={'w': array},
+    batch_stats={'m': array},
+    opt_state=(array,),
+    diverged=jax.numpy.zeros((), bool),
   )
 
 
@@ -59,7 +63,7 @@ def test_the_latest_and_the_best_are_kept(tmp_path, scores, kept, best):
   assert checkpoints.best_step() == best
   restored = restore(checkpoints, best)
   assert int(restored.step) == best
-  for leaf in jax.tree.leaves(restored):
+  for leaf in jax.tree.leaves((restored.variables, restored.opt_state)):
     np.testing.assert_array_equal(leaf, best)
 
 

@@ -103,9 +103,27 @@ def test_durations():
   assert train.steps_of(0.001, num_people=10, batch_size=64) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(tmp_path):
+  """Losses are read every second step; the state is that before the first bad one."""
   config = tiny_people.config(learning_rate=1e30, epochs=4.0)
-  with pytest.raises(errors.DivergedError, match=r'learning rate 1e\+30'):
+  with pytest.raises(errors.DivergedError, match=r'learning rate 1e\+30') as error:
+    train.train_and_evaluate(config, tmp_path)
+  step, variables = variables_of(tmp_path, config)
+  message = str(error.value)
+  assert f' at step {step + 1} (' in message
+  assert f'checkpoint {step};' in message
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+  dataset = loader.open_dataset('coco', config.data.data_dir)
+  ids = message.partition('people ')[2].partition(')')[0]
+  found = {tuple(xy) for xy in next(loader.train_batches(dataset, 8, 0, step)).keypoints[:, 0]}
+  records = [record['people'] for record in dataset.source('train')]
+  wanted = {
+    tuple(people['keypoints'][0, 0])
+    for people in records
+    if str(people['person_id'][0]) in ids.split(', ')
+  }
+  assert found == wanted
+  with pytest.raises(errors.DivergedError, match=f'at step {step + 1} '):
     train.train_and_evaluate(config, tmp_path)
 
 
