@@ -160,10 +160,12 @@ def _is_prepared(folder, builder):
   metadata = folder / str(builder.VERSION) / 'metadata.json'
   if not metadata.exists():
     return False
-  if records.read_json(metadata) != json.loads(json.dumps(builder.settings)):
+  before = records.read_json(metadata)
+  complete = before.pop(pose_builder.IMAGES_SHA256, None) is not None
+  if not complete or before != json.loads(json.dumps(builder.settings)):
     raise errors.DataError(
-      f'{folder}: was prepared with other settings or from other annotations; replace it with '
-      '--overwrite, or choose another --data_dir'
+      f'{folder}: was prepared with other settings, from other annotations or by an older version; '
+      'replace it with --overwrite, or choose another --data_dir'
     )
   return True
 

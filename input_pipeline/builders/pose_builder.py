@@ -25,6 +25,8 @@ from mrpose_jax import errors
 # were not scaled down, 99 % do (mean 42.9 dB); at 93 it is 88 %, with subsampling less than 20 %
 # even at 95. Measured by benchmarks/jpeg_quality.py.
 JPEG_QUALITY = 94
+# What the metadata call the hash of a split's images, which is known when they are written.
+IMAGES_SHA256 = 'images_sha256'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +151,13 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _examples(self, name):
     """Yields what TFDS writes of a split, until an image has a problem; then looks for others."""
-    problems = []
+    problems, digest = [], hashlib.sha256()
     for records, problem in self._read_images(name):
       if problem:
         problems.append(problem)
       elif not problems:
+        for _, record in records:
+          digest.update(record['image'])
         yield from records
     if problems:
       # The splits after this one have problems of their own, for the same report.
@@ -164,6 +168,8 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
       raise errors.DataError(
         f'{len(problems)} of {count} images cannot be used: {_first_few(problems)}'
       )
+    # TFDS writes the metadata after the records.
+    self.info.metadata.setdefault(IMAGES_SHA256, {})[name] = digest.hexdigest()
 
   def _read_images(self, name):
     """Yields (records, None) or (None, what is wrong) for each image of a split, in order."""

@@ -175,6 +175,13 @@ def test_bad_coco_files_are_refused(write, content, message):
   assert str(path) in str(raised.value)
 
 
+def test_keypoints_outside_the_image_stay_as_labelled(write):
+  outside = PERSON | {'keypoints': [-20, 30, 2, 5000, 1e6, 1, 0, 0, 0]}
+  (person,) = annotations.read_coco(write(coco([outside]))).images[0].people
+  np.testing.assert_array_equal(person.keypoints, np.float32([[-20, 30], [5000, 1e6], [0, 0]]))
+  np.testing.assert_array_equal(person.visible, [2, 1, 0])
+
+
 @pytest.mark.parametrize('row', [without(PERSON, 'area'), PERSON | {'area': 0}])
 def test_area_of_the_box_where_there_is_none(write, row):
   found = annotations.read_coco(write(coco([row])))

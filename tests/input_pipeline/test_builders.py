@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -170,6 +172,26 @@ def test_fingerprint_tells_data_sets_apart(dataset, source, tmp_path):
   )
   assert one == same
   assert len({one, other, dataset.fingerprint()}) == 3
+
+
+def test_fingerprint_knows_images_of_equal_sizes_apart(source, tmp_path):
+  def prepared(name, pixel):
+    copy = shutil.copytree(source, tmp_path / name)
+    for path in (copy / 'images').glob('*/*.png'):
+      pixels = np.zeros((64, 80, 3), np.uint8)
+      pixels[20, 20] = pixel
+      Image.fromarray(pixels).save(path.with_suffix('.bmp'))
+      path.with_suffix('.bmp').rename(path)
+    splits = {'validation': coco.find_split(copy, 'val2017')}
+    return prepare(coco.Coco, splits, tmp_path / f'{name}_data')
+
+  one, same, other = prepared('one', 1), prepared('same', 1), prepared('other', 2)
+  sizes = [
+    sorted((path.name, path.stat().st_size) for path in found.folder.iterdir())
+    for found in (one, other)
+  ]
+  assert sizes[0] == sizes[1]
+  assert one.fingerprint() == same.fingerprint() != other.fingerprint()
 
 
 def test_images_beside_the_annotations_are_found_too(source, tmp_path):

@@ -87,6 +87,63 @@ def test_exif_orientation_is_ignored():
   assert found.shape == (4, 6, 3)
 
 
+def colourful(width, height):
+  """Smooth colours with some noise."""
+  rows, columns = np.mgrid[:height, :width]
+  noise = np.random.default_rng(6).integers(0, 40, (height, width, 3))
+  ramps = np.stack([2 * rows, 3 * columns, rows + columns], -1) % 216
+  return Image.fromarray((ramps + noise).astype(np.uint8))
+
+
+def pillow_pixels(data):
+  return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 5), (16, 16), (131, 77)])
+@pytest.mark.parametrize('subsampling', [0, 1, 2])
+@pytest.mark.parametrize('progressive', [False, True])
+def test_both_jpeg_decoders_give_the_same_pixels(size, subsampling, progressive):
+  options = {'quality': 94, 'subsampling': subsampling, 'progressive': progressive}
+  data = file_of(colourful(*size), 'JPEG', **options)
+  np.testing.assert_array_equal(images.decode(data, 'a.jpg'), pillow_pixels(data))
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_other_jpegs_are_pillows(mode):
+  data = file_of(colourful(33, 21).convert(mode), 'JPEG')
+  np.testing.assert_array_equal(images.decode(data, 'a.jpg'), pillow_pixels(data))
+
+
+def outcome(data):
+  try:
+    return images.decode(data, 'a.jpg').tobytes()
+  except errors.DataError as error:
+    return str(error)
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_damaged_jpeg_fares_as_with_pillow_alone(monkeypatch, progressive):
+  data = file_of(colourful(40, 30), 'JPEG', quality=94, subsampling=0, progressive=progressive)
+  cut = [data[:end] for end in range(0, len(data), 13)] + [data[:-1], data[:-2], data + b'more']
+  rng = np.random.default_rng(7)
+  for place, value in zip(rng.integers(2, len(data), 200), rng.integers(0, 256, 200)):
+    changed = bytearray(data)
+    changed[place] = value
+    cut.append(bytes(changed))
+  found = [outcome(content) for content in cut]
+  monkeypatch.setattr(images, '_decode_colour_jpeg', lambda data: None)
+  assert found == [outcome(content) for content in cut]
+  assert all(isinstance(result, str) for result in found[: len(data) // 13])
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_refused():
+  data = file_of(Image.new('RGB', (8, 8)), 'JPEG')
+  start = data.index(b'\xff\xc0') + 5  # after the marker, its length and the depth
+  data = data[:start] + struct.pack('>HH', 60000, 60000) + data[start + 4 :]
+  with pytest.raises(errors.DataError, match='3600000000 pixels'):
+    images.decode(data, 'bomb.jpg')
+
+
 def test_one_pixel():
   found = images.decode(file_of(Image.new('RGB', (1, 1), RED)), 'dot.png')
   np.testing.assert_array_equal(found, [[RED]])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from input_pipeline import loader
 from input_pipeline import prepare
 from input_pipeline import records
 from mrpose_jax import errors
+from mrpose_jax import progress
 from tests.input_pipeline import tiny_coco
 
 CANVAS = 64
@@ -349,3 +351,24 @@ def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
     while len(asked) < 4 * (len(transferred) + 8) and time.monotonic() < deadline:
       time.sleep(0.01)
     assert len(asked) == 4 * (len(transferred) + 8)
+
+
+@pytest.mark.parametrize('fast', [True, False])
+def test_a_step_waits_only_for_data_that_are_slower_than_it(dataset, monkeypatch, fast):
+  read_seconds, step_seconds = (0.0, 0.05) if fast else (0.05, 0.0)
+  read = records.Records.__getitem__
+
+  def slow_read(self, i):
+    time.sleep(read_seconds)
+    return read(self, i)
+
+  monkeypatch.setattr(records.Records, '__getitem__', slow_read)
+  bar = progress.Progress(0, 16, batch_size=4)
+  batches = loader.train_batches(dataset, 4, seed=0)
+  on_device = bar.timed(loader.to_device(batches, jax.device_put))
+  for batch in itertools.islice(on_device, 16):
+    time.sleep(step_seconds)
+    bar.advance(batch)
+  waited = bar.log(loss=1.0)['data_wait_fraction']
+  bar.close()
+  assert waited < 0.1 if fast else waited > 0.6

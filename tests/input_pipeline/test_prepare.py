@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -126,7 +127,17 @@ def test_changed_annotations_are_not_taken_for_the_prepared_ones(source, data_di
   prepare.prepare('coco', source, data_dir)
   path = source / 'annotations/person_keypoints_train2017.json'
   path.write_text(path.read_text().replace('"area": 1271.0', '"area": 1270.0'))
-  with pytest.raises(errors.DataError, match='from other annotations; replace it with --overwrite'):
+  with pytest.raises(errors.DataError, match='from other annotations or by an older'):
+    prepare.prepare('coco', source, data_dir)
+
+
+def test_what_an_older_version_prepared_is_not_taken_for_complete(source, data_dir):
+  prepare.prepare('coco', source, data_dir)
+  path = data_dir / 'coco/1.0.0/metadata.json'
+  metadata = json.loads(path.read_text())
+  assert sorted(metadata.pop('images_sha256')) == ['train', 'validation']
+  path.write_text(json.dumps(metadata))
+  with pytest.raises(errors.DataError, match='by an older version; replace it with --overwrite'):
     prepare.prepare('coco', source, data_dir)
 
 
@@ -195,6 +206,38 @@ def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
   assert len(loader.open_dataset('coco', data_dir).source('validation')) == 3
   assert [path.name for path in data_dir.glob('[!.]*')] == ['coco']
   assert [path.name for path in (data_dir / 'coco').iterdir()] == ['1.0.0']
+
+
+def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_dir):
+  image = source / 'images/val2017/23.png'
+  content = image.read_bytes()
+  image.unlink()
+  os.mkfifo(image)  # a process waits for its content for ever
+  command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
+  folders = [f'--source={source}', f'--data_dir={data_dir}']
+  with subprocess.Popen([*command, *folders], cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+    try:
+      wait_for(lambda: list(data_dir.glob('coco/*incomplete*/coco-train.array_record*')))
+      wait_for(lambda: readers(run.pid))
+      others = readers(run.pid)
+      os.kill(others[0], signal.SIGKILL)
+      _, told = run.communicate(timeout=60)
+    finally:
+      run.kill()
+  assert run.returncode == 3
+  assert told.count('\n') == 1 and 'a process was killed' in told
+  wait_for(lambda: not any(map(is_running, others)))
+  assert not list(data_dir.glob('[!.]*'))
+
+  image.unlink()
+  image.write_bytes(content)
+  prepare.prepare('coco', source, data_dir)
+  assert len(loader.open_dataset('coco', data_dir).source('validation')) == 3
+
+
+def readers(pid):
+  """The processes that read images; the other child keeps account of shared memory."""
+  return [child for child in children(pid) if 'spawn_main' in _read(f'/proc/{child}/cmdline')]
 
 
 def wait_for(condition, seconds=120):

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -128,10 +129,13 @@ def test_a_damaged_description_is_named(data_dir, name, content):
     assert message.startswith(str(path.parent)) and name in message
 
 
+KEYS = ('skeleton', 'crops', 'annotation_files', 'test_sets', 'images_sha256')
+
+
 def test_data_of_an_older_version_are_recognised(data_dir):
   path = folder_of(data_dir) / 'metadata.json'
   complete = json.loads(path.read_text())
-  without = [(complete, key) for key in ('skeleton', 'crops', 'annotation_files', 'test_sets')]
+  without = [(complete, key) for key in KEYS]
   without += [(complete['crops'], key) for key in loader.CROPS]
   for where, key in without:
     value = where.pop(key)
@@ -146,3 +150,33 @@ def test_records_are_a_sequence(prepared):
   assert len(source) == len(list(source)) == 6
   with pytest.raises(IndexError):
     source[6]
+
+
+@pytest.mark.parametrize('split', READERS)
+def test_records_are_what_tfds_reads(prepared, split):
+  builder = tfds.builder_from_directory(folder_of(prepared))
+  expected = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+  people = 0
+  for found, other in zip(loader.open_dataset('coco', prepared).source(split), expected):
+    assert found.keys() == other.keys()
+    for name, value in other.items():
+      if name != 'people':
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert found['people'].keys() == other['people'].keys()
+    number = len(other['people']['person_id'])
+    people += number
+    for name, rows in other['people'].items():
+      array = found['people'][name]
+      info = builder.info.features['people'][name]
+      assert array.shape == (number, *info.shape) and array.dtype == info.np_dtype, name
+      np.testing.assert_array_equal(array, np.reshape(rows, array.shape), err_msg=name)
+  assert people == {'train': 6, 'validation': 5}[split]
+
+
+@pytest.mark.parametrize('split', READERS)
+def test_a_missing_copy_of_the_annotations_is_named(data_dir, split):
+  name = {'train': 'train2017', 'validation': 'val2017'}[split]
+  path = folder_of(data_dir) / f'person_keypoints_{name}.json'
+  path.unlink()
+  for read in READERS.values():
+    assert the_error(read, data_dir).startswith(f'{path}: there is no such file')
