@@ -24,9 +24,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.width = 64
   # Of the computation: 'float32' or 'bfloat16'.
   config.model.dtype = 'float32'
+  # Parts of a batch with batch norm statistics of their own: batch_size / 64 is as in the paper.
+  config.model.norm_groups = 1
+  # Compute each stage again in the backward pass: less memory, a third more arithmetic.
+  config.model.remat = False
+  # A max-pool that XLA's deterministic mode for GPUs takes.
+  config.model.deterministic = False
   # 'rgb', or 'bgr' for released weights that were trained so.
   config.model.channel_order = 'rgb'
-  # PyTorch file of ImageNet ResNet weights, or of a whole network, to start from; '' for none.
+  # Weights to start from: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir of
+  # a run; a head for another number of keypoints starts afresh. '' for none.
   config.model.pretrained = ''
 
   config.data = ml_collections.ConfigDict()
@@ -36,6 +43,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.data_dir = 'runs/data'
   # (height, width) of the network's input, multiples of 32.
   config.data.image_size = (256, 192)
+  # Pairs of keypoint names that mirroring swaps, e.g. (('left_ear', 'right_ear'),); () keeps what
+  # the prepared data say.
+  config.data.flip_pairs = ()
+  # OKS sigmas, one for each keypoint; () keeps what the prepared data say.
+  config.data.sigmas = ()
   # Standard deviation of the target Gaussians, in heatmap pixels.
   config.data.sigma = 2.0
   # Processes that decode; 0 decodes in threads.
@@ -54,6 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = ml_collections.ConfigDict()
   # People a step, over all devices.
   config.train.batch_size = 64
+  # Parts that a batch is computed in, one after the other, where it does not fit at once.
+  config.train.accumulate = 1
   # How often each person is seen.
   config.train.epochs = 170.0
   # Of Adam, before the first drop.

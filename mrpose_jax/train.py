@@ -20,6 +20,7 @@ from mrpose_jax import codec as codecs
 from mrpose_jax import configuration
 from mrpose_jax import errors
 from mrpose_jax import evaluate
+from mrpose_jax import import_weights
 from mrpose_jax import losses
 from mrpose_jax import metric_writer
 from mrpose_jax import optimizer as optimizers
@@ -29,7 +30,6 @@ from mrpose_jax import preemption
 from mrpose_jax import progress as progress_bar
 from mrpose_jax import report
 from mrpose_jax import skeleton as skeletons
-from mrpose_jax import torch_weights
 from mrpose_jax import train_state
 from mrpose_jax.models import pose_network
 
@@ -85,8 +85,12 @@ def make_train_step(
   skeleton: skeletons.Skeleton,
   seed: int,
   channel_order: str = 'rgb',
+  accumulate: int = 1,
 ):
   """The pure function (TrainState, PersonBatch) -> (TrainState, {'loss', 'gradient_norm'}).
+
+  With `accumulate`, the batch goes through the network in so many parts, of which every one has its
+  own batch statistics, and one update is made of their mean gradient.
 
   A step whose loss or gradients are not finite changes nothing but `diverged`, and so do all later
   ones.
@@ -99,17 +103,18 @@ def make_train_step(
   def train_step(state, batch):
     examples = make(state.step, batch)
 
-    def loss_of(params):
+    def loss_of(params, batch_stats, inputs, target, weights):
       heatmaps, updated = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        examples.inputs,
-        train=True,
-        mutable=['batch_stats'],
+        {'params': params, 'batch_stats': batch_stats}, inputs, train=True, mutable=['batch_stats']
       )
-      loss = losses.keypoint_mse_loss(heatmaps, examples.target, examples.weights)
-      return loss, updated['batch_stats']
+      return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
 
-    (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradients_of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), state.params)
+    learnt = examples.inputs, examples.target, examples.weights
+    if accumulate == 1:
+      (loss, batch_stats), gradients = gradients_of(state.batch_stats, *learnt)
+    else:
+      loss, batch_stats, gradients = _in_parts(gradients_of, state, learnt, accumulate)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
       step=state.step + 1,
@@ -124,6 +129,24 @@ def make_train_step(
     return state.replace(diverged=diverged), {'loss': loss, 'gradient_norm': gradient_norm}
 
   return train_step
+
+
+def _in_parts(gradients_of, state, learnt, parts):
+  """Loss, batch statistics and gradients of a batch, as means over its parts.
+
+  Part i has the rows i, i + parts, ...: of a batch that is split over devices, each device finds
+  its share of every part among its own rows.
+  """
+  learnt = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), learnt)
+
+  def add_part(total, part):
+    loss, batch_stats, gradients = total
+    (more_loss, batch_stats), more = gradients_of(batch_stats, *part)
+    return (loss + more_loss, batch_stats, jax.tree.map(jnp.add, gradients, more)), None
+
+  nothing = jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)
+  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, nothing, learnt)
+  return loss / parts, batch_stats, jax.tree.map(lambda g: g / parts, gradients)
 
 
 def steps_of(epochs: float, num_people: int, batch_size: int) -> int:
@@ -188,6 +211,7 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
     dataset.skeleton,
     config.seed,
     config.model.channel_order,
+    config.train.accumulate,
   )
   train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(place, place))
   predict_step = jax.jit(
@@ -220,7 +244,9 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
     start_step = 0
     state = jax.jit(create, out_shardings=place)(key)
     if config.model.pretrained:
-      pretrained = torch_weights.import_torch_weights(config.model.pretrained, model, new_head=True)
+      pretrained = import_weights.pretrained(
+        config.model.pretrained, model, config.model.channel_order
+      )
       state = state.replace(**jax.device_put(pretrained, place))
   if parallel.is_main():
     checkpoint.write_json(workdir / 'config.json', meta['config'])

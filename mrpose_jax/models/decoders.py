@@ -17,9 +17,12 @@ class Decoder(nn.Module):
   features: int
   deconv_features: int
   dtype: jnp.dtype = jnp.float32
+  norm_groups: int = 1
+  remat: bool = False
 
   def up(self, name: str, features: int) -> layers.Up:
-    return layers.Up(features, dtype=self.dtype, name=name)
+    up = nn.remat(layers.Up, static_argnums=2) if self.remat else layers.Up
+    return up(features, self.dtype, self.norm_groups, name=name)
 
   def to_heatmaps(self, name: str) -> layers.Conv:
     return layers.Conv(
@@ -67,7 +70,7 @@ class MRHeatNet(Decoder):
 
   def side(self, name, x, train):
     x = self.to_heatmaps(f'{name}_conv')(x)
-    return nn.relu(layers.BatchNorm(name=f'{name}_norm')(x, train))
+    return nn.relu(layers.BatchNorm(self.norm_groups, name=f'{name}_norm')(x, train))
 
 
 class MRFeaNet(Decoder):

@@ -158,8 +158,73 @@ def _kernel_gradient_by_taps(x, dy, shape, stride, padding):
   return jnp.concatenate(products, 0).reshape(shape)
 
 
+@jax.custom_vjp
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[.., C] and [C, D] of one type -> float32 [.., D]; the gradients are computed in that type."""
+  return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _project_fwd(x, kernel):
+  return project(x, kernel), (x, kernel)
+
+
+def _project_bwd(saved, dy):
+  _, transpose = jax.vjp(jnp.matmul, *saved)
+  return transpose(dy.astype(saved[0].dtype))
+
+
+project.defvjp(_project_fwd, _project_bwd)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """3x3, stride 2, padding 1: [N, H, W, C] -> [N, H/2, W/2, C]."""
+  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+@jax.custom_vjp
+def deterministic_max_pool(x: jax.Array) -> jax.Array:
+  """`max_pool` for even H and W; its gradient adds in a fixed order, without select-and-scatter.
+
+  XLA's deterministic mode for GPUs refuses select-and-scatter, which is `max_pool`'s gradient. Of
+  equal pixels in a window, both give the gradient to the first.
+  """
+  return max_pool(x)
+
+
+def _deterministic_max_pool_fwd(x):
+  y = max_pool(x)
+  return y, (x, y)
+
+
+def _deterministic_max_pool_bwd(saved, dy):
+  x, y = saved
+  height, width = y.shape[1:3]
+  padding = (0, 0, 0)
+  padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), (padding, (1, 1, 0), (1, 1, 0), padding))
+  dx = jnp.zeros_like(padded)
+  for i in range(3):
+    for j in range(3):
+      seen = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+      first = seen == y
+      part = jnp.where(first, dy, 0)
+      dy = jnp.where(first, 0, dy)  # what is given to one pixel is not given to the next
+      # Back to where it was seen: every second row and column from (i, j) on.
+      rows, columns = (
+        (k, n + 2 - k - (2 * n_out - 1), 1)
+        for k, n, n_out in ((i, x.shape[1], height), (j, x.shape[2], width))
+      )
+      dx += lax.pad(part, jnp.zeros((), dx.dtype), (padding, rows, columns, padding))
+  return (dx[:, 1:-1, 1:-1],)
+
+
+deterministic_max_pool.defvjp(_deterministic_max_pool_fwd, _deterministic_max_pool_bwd)
+
+
 class Conv(nn.Module):
-  """Convolution with torch's symmetric padding (size - 1) / 2; 1x1 ones are matrix products."""
+  """Convolution with torch's symmetric padding (size - 1) / 2; 1x1 ones are matrix products.
+
+  With a bias it is one to heatmaps, 1x1, and returns float32 whatever `dtype` it computes in.
+  """
 
   features: int
   size: int = 1
@@ -173,14 +238,12 @@ class Conv(nn.Module):
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32).astype(self.dtype)
     x = x.astype(self.dtype)
-    if self.size == 1:
-      x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-    else:
-      x = convolve(x, kernel, self.stride, (self.size - 1) // 2)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-      x += bias.astype(x.dtype)[None, None, None]
-    return x
+      return project(x, kernel[0, 0]) + bias[None, None, None]
+    if self.size == 1:
+      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+    return convolve(x, kernel, self.stride, (self.size - 1) // 2)
 
 
 class Deconv(nn.Module):
@@ -201,8 +264,13 @@ class BatchNorm(nn.Module):
 
   Differs from flax.linen.BatchNorm in one thing: the running variance takes the unbiased estimate
   n / (n - 1), as the released checkpoints do. Momentum 0.9 and epsilon 1e-5 are the paper's.
+
+  `groups`: into how many equal groups of neighbouring examples a batch is split; each is normalised
+  by its own statistics, and the running ones take their mean. Where each device holds whole groups
+  of a batch that is split over devices, no statistics travel between them.
   """
 
+  groups: int = 1
   momentum: float = 0.9
   epsilon: float = 1e-5
 
@@ -213,22 +281,27 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, features, jnp.float32)
     running_var = self.variable('batch_stats', 'var', jnp.ones, features, jnp.float32)
+    groups = self.groups if train else 1
+    x32 = x.astype(jnp.float32)
+    if groups > 1:
+      x32 = x32.reshape(groups, -1, *x.shape[1:])
+    axes = tuple(range(x32.ndim - 4, x32.ndim - 1))  # all but groups and channels
     if train:
-      x32 = x.astype(jnp.float32)
-      mean = x32.mean((0, 1, 2))
-      var = jnp.maximum(jnp.square(x32).mean((0, 1, 2)) - jnp.square(mean), 0.0)
+      mean = x32.mean(axes)  # [C], or [groups, C]
+      var = jnp.maximum(jnp.square(x32).mean(axes) - jnp.square(mean), 0.0)
       if not self.is_initializing():
-        n = x.size // x.shape[-1]
+        n = x.size // x.shape[-1] // groups
         keep = self.momentum
-        running_mean.value = keep * running_mean.value + (1 - keep) * mean
-        running_var.value = keep * running_var.value + (1 - keep) * var * (n / max(n - 1, 1))
+        whole_mean, whole_var = (m.reshape(groups, -1).mean(0) for m in (mean, var))
+        running_mean.value = keep * running_mean.value + (1 - keep) * whole_mean
+        running_var.value = keep * running_var.value + (1 - keep) * whole_var * (n / max(n - 1, 1))
     else:
       mean, var = running_mean.value, running_var.value
+    scale, bias = (p.reshape((1,) * (mean.ndim - 1) + p.shape) for p in (scale, bias))
     factor = scale * lax.rsqrt(var + self.epsilon)
     shift = bias - mean * factor
-    return (x.astype(jnp.float32) * factor[None, None, None] + shift[None, None, None]).astype(
-      x.dtype
-    )
+    y = x32 * jnp.expand_dims(factor, axes) + jnp.expand_dims(shift, axes)
+    return y.reshape(x.shape).astype(x.dtype)
 
 
 class Up(nn.Module):
@@ -236,8 +309,9 @@ class Up(nn.Module):
 
   features: int
   dtype: jnp.dtype = jnp.float32
+  norm_groups: int = 1
 
   @nn.compact
   def __call__(self, x, train: bool):
     x = Deconv(self.features, dtype=self.dtype, name='conv')(x)
-    return nn.relu(BatchNorm(name='norm')(x, train))
+    return nn.relu(BatchNorm(self.norm_groups, name='norm')(x, train))

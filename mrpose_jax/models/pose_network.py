@@ -19,6 +19,9 @@ class PoseNetwork(nn.Module):
   num_keypoints: int
   width: int = 64
   dtype: jnp.dtype = jnp.float32
+  norm_groups: int = 1
+  remat: bool = False
+  deterministic: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -33,18 +36,31 @@ class PoseNetwork(nn.Module):
       [N, H/4, W/4, K] float32.
 
     Raises:
-      ValueError: the image size is no multiple of 32.
+      ValueError: the image size is no multiple of 32, or the batch none of norm_groups.
     """
     height, width = images.shape[1:3]
     if height % 32 or width % 32:
       raise ValueError(f'image size {height}x{width}: both must be multiples of 32')
-    encoded = resnet.ResNet(self.depth, self.width, self.dtype, name='encoder')(images, train)
+    if train and images.shape[0] % self.norm_groups:
+      raise ValueError(f'{images.shape[0]} images: no multiple of {self.norm_groups} norm_groups')
+    encoder = resnet.ResNet(
+      self.depth,
+      self.width,
+      self.dtype,
+      self.norm_groups,
+      self.remat,
+      self.deterministic,
+      name='encoder',
+    )
+    encoded = encoder(images, train)
     decoder, variant = decoders.DECODERS[self.network]
     heatmaps = decoder(
       num_keypoints=self.num_keypoints,
       features=resnet.stage_features(self.depth, self.width),
       deconv_features=4 * self.width,
       dtype=self.dtype,
+      norm_groups=self.norm_groups,
+      remat=self.remat,
       name='decoder',
       **variant,
     )(encoded, train)
@@ -52,7 +68,14 @@ class PoseNetwork(nn.Module):
 
 
 def create_model(
-  name: str, depth: int = 50, num_keypoints: int = 17, dtype: str = 'float32', width: int = 64
+  name: str,
+  depth: int = 50,
+  num_keypoints: int = 17,
+  dtype: str = 'float32',
+  width: int = 64,
+  norm_groups: int = 1,
+  remat: bool = False,
+  deterministic: bool = False,
 ) -> PoseNetwork:
   """One of the paper's networks as a Flax module.
 
@@ -63,6 +86,9 @@ def create_model(
     dtype: of the computation, 'float32' or 'bfloat16'; parameters, statistics and heatmaps stay
       float32.
     width: channels of the stem, 64 in the paper; less for small runs.
+    norm_groups: parts of a training batch with statistics of their own, see `layers.BatchNorm`.
+    remat: less memory in training for more arithmetic, see `resnet.ResNet`.
+    deterministic: a max-pool for XLA's deterministic mode, see `layers.deterministic_max_pool`.
 
   Raises:
     ConfigError: a value that is none of these; a misspelt name is told the nearest.
@@ -76,6 +102,13 @@ def create_model(
     raise errors.ConfigError(f'unknown depth {depth!r}: a ResNet has {list(resnet.STAGES)}')
   if dtype not in ('float32', 'bfloat16'):
     raise errors.ConfigError(f"unknown dtype {dtype!r}: use 'float32' or 'bfloat16'")
-  if num_keypoints < 1 or width < 1:
-    raise errors.ConfigError(f'num_keypoints={num_keypoints}, width={width}: both must be positive')
-  return PoseNetwork(name, depth, num_keypoints, width, jnp.dtype(dtype))
+  for what, number in (
+    ('num_keypoints', num_keypoints),
+    ('width', width),
+    ('norm_groups', norm_groups),
+  ):
+    if number < 1:
+      raise errors.ConfigError(f'{what}={number}: must be positive')
+  return PoseNetwork(
+    name, depth, num_keypoints, width, jnp.dtype(dtype), norm_groups, remat, deterministic
+  )

@@ -27,14 +27,15 @@ class BasicBlock(nn.Module):
   features: int
   stride: int
   dtype: jnp.dtype
+  norm_groups: int
 
   @nn.compact
   def __call__(self, x, train: bool):
     conv1 = layers.Conv(self.features, 3, self.stride, dtype=self.dtype, name='conv1')
     conv2 = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')
-    y = nn.relu(layers.BatchNorm(name='norm1')(conv1(x), train))
-    y = layers.BatchNorm(name='norm2')(conv2(y), train)
-    return nn.relu(y + _shortcut(x, self.features, self.stride, self.dtype, train))
+    y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm1')(conv1(x), train))
+    y = layers.BatchNorm(self.norm_groups, name='norm2')(conv2(y), train)
+    return nn.relu(y + _shortcut(self, x, train))
 
 
 class Bottleneck(nn.Module):
@@ -43,6 +44,7 @@ class Bottleneck(nn.Module):
   features: int
   stride: int
   dtype: jnp.dtype
+  norm_groups: int
 
   @nn.compact
   def __call__(self, x, train: bool):
@@ -50,40 +52,54 @@ class Bottleneck(nn.Module):
     conv1 = layers.Conv(inner, dtype=self.dtype, name='conv1')
     conv2 = layers.Conv(inner, 3, self.stride, dtype=self.dtype, name='conv2')
     conv3 = layers.Conv(self.features, dtype=self.dtype, name='conv3')
-    y = nn.relu(layers.BatchNorm(name='norm1')(conv1(x), train))
-    y = nn.relu(layers.BatchNorm(name='norm2')(conv2(y), train))
-    y = layers.BatchNorm(name='norm3')(conv3(y), train)
-    return nn.relu(y + _shortcut(x, self.features, self.stride, self.dtype, train))
+    y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm1')(conv1(x), train))
+    y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm2')(conv2(y), train))
+    y = layers.BatchNorm(self.norm_groups, name='norm3')(conv3(y), train)
+    return nn.relu(y + _shortcut(self, x, train))
 
 
-def _shortcut(x, features, stride, dtype, train):
+def _shortcut(block, x, train):
   """The input itself where shapes allow, else a 1x1 projection; modules join the calling block."""
-  if x.shape[-1] == features and stride == 1:
+  if x.shape[-1] == block.features and block.stride == 1:
     return x
-  x = layers.Conv(features, stride=stride, dtype=dtype, name='shortcut_conv')(x)
-  return layers.BatchNorm(name='shortcut_norm')(x, train)
+  x = layers.Conv(block.features, stride=block.stride, dtype=block.dtype, name='shortcut_conv')(x)
+  return layers.BatchNorm(block.norm_groups, name='shortcut_norm')(x, train)
 
 
 class ResNet(nn.Module):
-  """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32."""
+  """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32.
+
+  `remat`: the backward pass computes each stage again rather than keep what it computed.
+  `deterministic`: see `layers.deterministic_max_pool`.
+  """
 
   depth: int
   width: int = 64
   dtype: jnp.dtype = jnp.float32
+  norm_groups: int = 1
+  remat: bool = False
+  deterministic: bool = False
 
   @nn.compact
   def __call__(self, x, train: bool) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    blocks, bottleneck = STAGES[self.depth]
+    counts, bottleneck = STAGES[self.depth]
     block = Bottleneck if bottleneck else BasicBlock
     x = layers.Conv(self.width, 7, 2, dtype=self.dtype, name='stem_conv')(x)
-    x = nn.relu(layers.BatchNorm(name='stem_norm')(x, train))
-    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-    outputs = []
-    for stage, count in enumerate(blocks):
-      features = stage_features(self.depth, self.width) * 2**stage
-      for i in range(count):
+    x = nn.relu(layers.BatchNorm(self.norm_groups, name='stem_norm')(x, train))
+    x = layers.deterministic_max_pool(x) if self.deterministic else layers.max_pool(x)
+
+    def run_stage(encoder, x, stage):
+      features = stage_features(encoder.depth, encoder.width) * 2**stage
+      for i in range(counts[stage]):
         stride = 2 if stage > 0 and i == 0 else 1
         name = f'stage{stage + 1}_block{i + 1}'
-        x = block(features, stride, self.dtype, name=name)(x, train)
+        x = block(features, stride, encoder.dtype, encoder.norm_groups, name=name)(x, train)
+      return x
+
+    if self.remat:
+      run_stage = nn.remat(run_stage, static_argnums=2)
+    outputs = []
+    for stage in range(len(counts)):
+      x = run_stage(self, x, stage)
       outputs.append(x)
     return tuple(outputs)

@@ -355,7 +355,7 @@ def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
 
 @pytest.mark.parametrize('fast', [True, False])
 def test_a_step_waits_only_for_data_that_are_slower_than_it(dataset, monkeypatch, fast):
-  read_seconds, step_seconds = (0.0, 0.05) if fast else (0.05, 0.0)
+  read_seconds, step_seconds = (0.0, 0.1) if fast else (0.05, 0.0)
   read = records.Records.__getitem__
 
   def slow_read(self, i):
@@ -371,4 +371,4 @@ def test_a_step_waits_only_for_data_that_are_slower_than_it(dataset, monkeypatch
     bar.advance(batch)
   waited = bar.log(loss=1.0)['data_wait_fraction']
   bar.close()
-  assert waited < 0.1 if fast else waited > 0.6
+  assert waited < 0.25 if fast else waited > 0.6
