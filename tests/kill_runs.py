@@ -75,14 +75,16 @@ def kill_at_random(process, draw: random.Random) -> bool:
 
 def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
   """Kills it while a checkpoint is written; whether it was still running."""
-  for _ in range(draw.randrange(1, 4)):
-    while not _saving(workdir) and process.poll() is None:
-      time.sleep(0.0005)
-    time.sleep(draw.uniform(0, 0.05))
-    if draw.random() < 0.5:
-      break
-    while _saving(workdir) and process.poll() is None:
-      time.sleep(0.0005)
+  to_pass = draw.randrange(3)  # saves that are left alone
+  while process.poll() is None:
+    if _saving(workdir):
+      time.sleep(draw.uniform(0, 0.03))
+      if to_pass == 0 and _saving(workdir):
+        break
+      to_pass = max(0, to_pass - 1)
+      while _saving(workdir) and process.poll() is None:
+        time.sleep(0.0005)
+    time.sleep(0.0005)
   return _kill(process)
 
 
