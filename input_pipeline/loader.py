@@ -33,6 +33,10 @@ from input_pipeline import records
 from mrpose_jax import errors
 from mrpose_jax import skeleton as skeletons
 
+# Threads beyond the cores, or beyond what Python's lock lets work, only get in each other's way.
+_THREADS = min(8, os.cpu_count() or 1)
+_READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
+
 # What the metadata say of the crops that the patches were cut for.
 CROPS = ('aspect', 'padding', 'scale', 'canvas')
 
@@ -170,7 +174,7 @@ def train_batches(
   batches = steps.map(
     _TrainBatch(source, people, dataset.crops, batch_size, process_index * share, share)
   )
-  batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  batches = batches.to_iter_dataset(_READ)
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
@@ -244,7 +248,7 @@ def evaluation_batches(
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
   patches = patches.map(people).map(_EvaluationPatches(dataset, canvas))
-  patches = patches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  patches = patches.to_iter_dataset(_READ)
   pairs = itertools.chain.from_iterable(patches)
   filler = batch.empty(dataset.skeleton.num_keypoints)
   for _ in range(math.ceil(max(shares) / share)):
