@@ -32,8 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.deterministic = False
   # 'rgb', or 'bgr' for released weights that were trained so.
   config.model.channel_order = 'rgb'
-  # Weights to start from: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir of
-  # a run; a head for another number of keypoints starts afresh. '' for none.
+  # Weights to start from: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir
+  # of a run; a head for another number of keypoints starts afresh. '' for none.
   config.model.pretrained = ''
 
   config.data = ml_collections.ConfigDict()
@@ -82,6 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.checkpoint_every = 1000
   # Go on in a workdir whose run had another data set, seed or batch size.
   config.train.allow_other_data = False
+  # Project of Weights & Biases to log to as well (pip install 'mrpose_jax[wandb]'); '' for none.
+  config.train.wandb = ''
   # Epochs between two evaluations, each with a checkpoint.
   config.train.evaluate_every = 1.0
 

@@ -1,10 +1,13 @@
-"""A COCO-format folder of your own, on any machine.
+"""A COCO-format folder of your own, with any keypoints, on any machine.
 
   python main.py --config=configs/custom.py:mrfeanet2,depth=18,width=32 --workdir=runs/custom \
       --config.data.data_dir=runs/custom_data
 
 Arguments: network, depth, width, augment (0 trains on the plain crops). The recipe is COCO's at
-128x96; every field can be set by --config.SECTION.FIELD=VALUE.
+128x96, with Gaussians half as wide in heatmap pixels; for 256x192 give
+--config.data.image_size='(256,192)' --config.data.sigma=2. Names, flip pairs, limbs and OKS sigmas
+come from the annotation file; every field can be set by --config.SECTION.FIELD=VALUE, and
+--mode=show lists them.
 """
 
 from configs import common
@@ -17,6 +20,8 @@ def get_config(argument=None):
   config.model.depth = given.depth
   config.model.width = given.width
   config.data.image_size = (128, 96)
+  # Half the paper's, for half its resolution.
+  config.data.sigma = 1.0
   if not given.augment:
     config.augment.rotation = 0.0
     config.augment.scale = 0.0

@@ -56,9 +56,9 @@ def scale_and_shift(images: jax.Array, matrix: jax.Array, out_size: tuple[int, i
 
 def by_gathering(images, matrix, out_size):
   """`affine`, pixel by pixel."""
-  points = _sources(matrix, out_size).reshape(len(images), -1, 2)  # [N, hw, 2]
+  points = _sources(matrix, out_size).reshape(images.shape[0], -1, 2)  # [N, hw, 2]
   crops = jax.vmap(_gather)(images, points)
-  return crops.reshape(len(images), *out_size, images.shape[-1])
+  return crops.reshape(images.shape[0], *out_size, images.shape[-1])
 
 
 def _gather(image, points):
@@ -155,7 +155,7 @@ def _sources(matrix, out_size):
   """[N, height, width, 2]: where in the image each pixel of the crop lies."""
   crop = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in out_size[::-1])), -1)
   points = boxes.transform(boxes.invert(matrix), crop.reshape(1, -1, 2))
-  return points.reshape(len(matrix), *out_size, 2)
+  return points.reshape(matrix.shape[0], *out_size, 2)
 
 
 def _weights(position, size):

@@ -1,5 +1,7 @@
 """Top-down human pose estimation in JAX: multi-resolution representation learning."""
 
+import importlib
+
 from mrpose_jax.codec import Codec as Codec
 from mrpose_jax.codec import flip_heatmaps as flip_heatmaps
 from mrpose_jax.losses import keypoint_mse_loss as keypoint_mse_loss
@@ -7,11 +9,17 @@ from mrpose_jax.models.pose_network import create_model as create_model
 from mrpose_jax.torch_weights import export_torch_weights as export_torch_weights
 from mrpose_jax.torch_weights import import_torch_weights as import_torch_weights
 
+# Orbax, pycocotools and Pillow take a second to import; so only when one of these is asked for.
+_LATER = {
+  'Predictor': 'predict',
+  'load_predictor': 'predict',
+  'to_coco': 'people',
+  'to_frame': 'people',
+  'to_supervision': 'people',
+}
+
 
 def __getattr__(name):
-  """`load_predictor` brings Orbax along, which takes a second to import; so only when asked for."""
-  if name == 'load_predictor':
-    from mrpose_jax import predict
-
-    return predict.load_predictor
+  if name in _LATER:
+    return getattr(importlib.import_module(f'mrpose_jax.{_LATER[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

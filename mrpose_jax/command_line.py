@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -111,7 +112,16 @@ def _parse(argv):
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     while isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
       error = error.args[0]
-    _fail(errors.ConfigError(' '.join(str(error.args[0]).split())))
+    _fail(errors.ConfigError(_plain(str(error.args[0]))))
+
+
+def _plain(message):
+  """One line; that of ml_collections about an unknown key with the key first."""
+  unknown = re.fullmatch(r"'(\w+)'\s*(?:Did you mean \"(\w+)\".*)?", message, re.DOTALL)
+  if not unknown:
+    return ' '.join(message.split())
+  near = f'did you mean {unknown[2]!r}? ' if unknown[2] else ''
+  return f'--config has no field {unknown[1]!r}: {near}(--mode=show lists all)'
 
 
 def _fail(error):

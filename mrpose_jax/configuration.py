@@ -1,6 +1,7 @@
 """Configurations that cannot be run, or not here, and the data that they name."""
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import math
@@ -16,6 +17,7 @@ from mrpose_jax import checkpoint
 from mrpose_jax import errors
 from mrpose_jax import parallel
 from mrpose_jax import predict
+from mrpose_jax import skeleton as skeletons
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +40,23 @@ def check(config: ml_collections.ConfigDict):
   except ValueError as error:
     raise errors.ConfigError(str(error)) from error
   predict.model_of(config, num_keypoints=1)
+  parts = config.train.accumulate
+  if parts < 1 or config.train.batch_size % parts:
+    raise errors.ConfigError(f'train.accumulate={parts}: must divide train.batch_size')
+  parallel.check_batch_size('train.batch_size / train.accumulate', config.train.batch_size // parts)
+  if config.train.batch_size // parts % config.model.norm_groups:
+    raise errors.ConfigError(
+      f'model.norm_groups={config.model.norm_groups}: must divide the '
+      f'{config.train.batch_size // parts} people of train.batch_size / train.accumulate'
+    )
 
 
 def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
   """The prepared data; synthetic_people, which need no files, are drawn on first use.
 
   Raises:
-    ConfigError: the patches were cut for crops that this configuration does not make.
+    ConfigError: the patches were cut for crops that this configuration does not make, or flip
+      pairs or sigmas do not go with the keypoints.
   """
   name, data_dir = config.data.name, config.data.data_dir
   if name == 'synthetic_people':
@@ -63,7 +75,11 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
       f'augment.scale={config.augment.scale}: {name} was prepared for at most '
       f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
     )
-  return dataset
+  try:
+    skeleton = skeletons.change(dataset.skeleton, config.data.flip_pairs, config.data.sigmas)
+  except ValueError as error:
+    raise errors.ConfigError(f'data.{error}') from error
+  return dataclasses.replace(dataset, skeleton=skeleton)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from input_pipeline import images
 from input_pipeline import loader
 from mrpose_jax import checkpoint
 from mrpose_jax import configuration
+from mrpose_jax import error_analysis
 from mrpose_jax import parallel
 from mrpose_jax import predict
 from mrpose_jax import report
@@ -155,7 +156,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
 
 
 def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
-  """Writes eval/STEP/ and returns it: metrics.json, predictions.json, pictures/.
+  """Writes eval/STEP/ and returns it: metrics.json, predictions.json, errors.json, pictures/.
 
   In the forms that the benchmarks' servers take: for MPII pred.mat, for a COCO test set
   person_keypoints_SET_mrpose_results.zip. Of several processes, the first writes.
@@ -174,6 +175,8 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
     with zipfile.ZipFile(folder / f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
       archive.write(folder / 'predictions.json', f'{name}.json')
   draw_pictures(kept, dataset, folder / 'pictures')
+  if metrics:
+    error_analysis.write(kept, dataset, folder)
   return folder
 
 

@@ -1,4 +1,4 @@
-"""--mode=import: a file of PyTorch weights -> a workdir to evaluate, predict with, or train on."""
+"""--mode=import, PyTorch weights -> a workdir, and the weights that training starts from."""
 
 import dataclasses
 import logging
@@ -7,14 +7,15 @@ import pathlib
 import jax
 import ml_collections
 
-from input_pipeline import loader
 from mrpose_jax import checkpoint
+from mrpose_jax import configuration
 from mrpose_jax import errors
 from mrpose_jax import optimizer as optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeleton as skeletons
 from mrpose_jax import torch_weights
 from mrpose_jax import train_state
+from mrpose_jax.models import pose_network
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def import_weights(
     raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
   skeleton = KNOWN_SKELETONS.get(config.data.name)
   if skeleton is None:
-    skeleton = loader.open_dataset(config.data.name, config.data.data_dir).skeleton
+    skeleton = configuration.open_dataset(config).skeleton
   tensors = torch_weights.read(weights)
   config.model.channel_order = channel_order or torch_weights.channel_order_of(tensors)
   model = predict.model_of(config, skeleton.num_keypoints)
@@ -72,3 +73,38 @@ def import_weights(
   checkpoint.write_json(workdir / 'config.json', meta['config'])
   log.info('the network takes %s images', config.model.channel_order)
   print(f'{weights} -> {workdir}')
+
+
+def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str) -> dict:
+  """The variables of `model` that training starts from.
+
+  Args:
+    source: a file of PyTorch weights, or the workdir of a run or one of its checkpoints.
+    model: layers with a keypoint dimension start afresh where `source` has another number of
+      keypoints, which is logged.
+    channel_order: that the network is going to see.
+
+  Raises:
+    CheckpointError: weights that cannot be read, or of another network.
+    ConfigError: a run with another channel order.
+  """
+  path = pathlib.Path(source).expanduser()
+  if not path.is_dir():
+    return torch_weights.import_torch_weights(path, model, new_head=True)
+  variables, meta, step = predict.restore(path)
+  config = ml_collections.ConfigDict(meta['config'])
+  theirs = predict.model_of(config, len(meta['skeleton']['keypoints']))
+  for name in ('network', 'depth', 'width'):
+    if getattr(theirs, name) != getattr(model, name):
+      raise errors.CheckpointError(
+        f'model.pretrained={source}: its model.{name} is {getattr(theirs, name)!r}, not '
+        f'{getattr(model, name)!r}'
+      )
+  if config.model.channel_order != channel_order:
+    raise errors.ConfigError(
+      f'model.pretrained={source}: trained on {config.model.channel_order} images; set '
+      f'--config.model.channel_order={config.model.channel_order}'
+    )
+  log.info('starting from step %d of %s, K = %d', step, source, theirs.num_keypoints)
+  weights = torch_weights.export_torch_weights(variables, theirs)
+  return torch_weights.import_torch_weights(weights, model, new_head=True)

@@ -18,10 +18,10 @@ from mrpose_jax import visualize
 log = logging.getLogger(__name__)
 
 # What the primary metrics are called on an axis.
-_AXIS = {'AP': 'AP', 'Mean': 'PCKh@0.5', 'PCK@0.2': 'PCK@0.2'}
+AXIS = {'AP': 'AP', 'Mean': 'PCKh@0.5', 'PCK@0.2': 'PCK@0.2'}
 
 # Okabe and Ito's palette: told apart with any of the common colour vision deficiencies.
-_COLORS = {
+COLORS = {
   'simple_baseline': '#555555',
   'mrheatnet1': '#56b4e9',
   'mrheatnet2': '#0072b2',
@@ -54,7 +54,7 @@ def draw(
     The figures, and a sentence for each that could not be drawn.
   """
   first = runs[0]
-  where = f'{first.data}_{first.image_size[0]}x{first.image_size[1]}.png'
+  where = f'{file_suffix(first)}.png'
   figures, left_out = [], []
   if paper or any(run.metrics.get(primary_name(runs)) is not None for run in runs):
     figures.append(draw_depths(runs, paper, output / f'figure5_{where}'))
@@ -104,6 +104,11 @@ def draw(
   return figures, left_out
 
 
+def file_suffix(run) -> str:
+  """What the files of a section are called by, such as coco_256x192."""
+  return f'{run.data}_{run.image_size[0]}x{run.image_size[1]}'
+
+
 def _load(run):
   return predict.load_predictor(run.workdir / 'checkpoints' / str(run.step))
 
@@ -135,10 +140,10 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
 
   def line(points, network, **style):
     # Side by side, as several networks often have the same number.
-    dodge = 0.05 * (list(_COLORS).index(network) - 2)
+    dodge = 0.05 * (list(COLORS).index(network) - 2)
     xs = [depths.index(depth) + dodge for depth in sorted(points)]
     ys = [points[depth] for depth in sorted(points)]
-    axes.plot(xs, ys, color=_COLORS[network], markersize=6, **style)
+    axes.plot(xs, ys, color=COLORS[network], markersize=6, **style)
 
   for network, points in paper.items():
     line(points, network, linestyle='--', marker='o', markerfacecolor='white', linewidth=1.2)
@@ -148,12 +153,12 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     line(points, network, linestyle='-', marker=marker, linewidth=2.2)
   axes.set_xticks(range(len(depths)), [f'ResNet-{depth}' for depth in depths])
   axes.set_xlim(-0.5, len(depths) - 0.5)
-  axes.set_ylabel(f'{_AXIS[metric]} (%)')
+  axes.set_ylabel(f'{AXIS[metric]} (%)')
   axes.grid(axis='y', color='#dddddd', linewidth=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
-  networks = [name for name in _COLORS if name in paper or any(name == n for n, _ in ours)]
-  keys = [lines.Line2D([], [], color=_COLORS[name], linewidth=3, label=name) for name in networks]
+  networks = [name for name in COLORS if name in paper or any(name == n for n, _ in ours)]
+  keys = [lines.Line2D([], [], color=COLORS[name], linewidth=3, label=name) for name in networks]
   for i, width in enumerate(widths):
     label = 'ours' if width == 64 else f'ours, width {width}'
     marker = _MARKERS[i % len(_MARKERS)]
@@ -163,7 +168,7 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     keys.append(lines.Line2D([], [], color='#222222', label='paper', **hollow))
   axes.legend(handles=keys, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
   plot.savefig(file)
-  caption = f'Figure 5: {_AXIS[metric]} over the depth of the encoder, a line a network'
+  caption = f'Figure 5: {AXIS[metric]} over the depth of the encoder, a line a network'
   return report_page.Figure(
     file.name, f'{caption}; solid ours, dashed the paper.' if paper else f'{caption}.'
   )

@@ -12,6 +12,7 @@ from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import paper_figures
 from mrpose_jax import report
+from mrpose_jax import report_figures
 from mrpose_jax import report_page
 
 PAPER_WIDTH = 64  # channels of the stem
@@ -36,7 +37,7 @@ PAPER = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
   """An evaluated checkpoint: where it is, what it is, and how good.
 
@@ -225,7 +226,9 @@ def make_section(
   first = runs[0]
   header, rows = make_table(runs)
   size = f'{first.image_size[0]}x{first.image_size[1]}'
-  figures, left_out = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
+  figures, left_out = report_figures.draw(runs, output, paper_figures.file_suffix(first))
+  more = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
+  figures, left_out = more[0] + figures, more[1] + left_out
   return report_page.Section(
     f'{first.data}, {size}', header, rows, _notes(runs) + left_out, figures
   )

@@ -19,10 +19,42 @@ log = logging.getLogger(__name__)
 # Steps that the host may be ahead of the devices: enough that they never wait for Python, and few
 # enough that waiting for data shows, and that batches do not pile up in their memory.
 STEPS_AHEAD = 2
+LINE_SECONDS = 10  # between two lines of a Counter that nobody watches
+
+
+def watched() -> bool:
+  """Whether somebody sees standard error as it is written: in a terminal or a notebook."""
+  return sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel.')
+
+
+class Counter:
+  """How much is done: a bar in a terminal or notebook, a line every so often elsewhere."""
+
+  def __init__(self, total: int | None, unit: str):
+    self._total, self._unit = total, unit
+    self._start = self._logged = time.perf_counter()
+    self._bar = tqdm.tqdm(total=total, unit=f' {unit}', disable=not watched(), ncols=79)
+    self._done = 0
+
+  def advance(self, count: int):
+    self._done += count
+    self._bar.update(count)
+    now = time.perf_counter()
+    if self._bar.disable and now - self._logged >= LINE_SECONDS:
+      self._logged = now
+      rate = self._done / (now - self._start)
+      of = f' of {self._total}' if self._total else ''
+      log.info('%d%s %s, %.1f a second', self._done, of, self._unit, rate)
+
+  def close(self):
+    self._bar.close()
 
 
 class Progress:
-  """A bar in a terminal, a line an interval elsewhere; its times leave out compiling and pauses."""
+  """A bar in a terminal or notebook, a line an interval elsewhere.
+
+  Its times leave out compiling and pauses.
+  """
 
   def __init__(self, start_step: int, total_steps: int, batch_size: int):
     self._batch_size = batch_size
@@ -38,7 +70,7 @@ class Progress:
       initial=start_step,
       total=total_steps,
       unit='step',
-      disable=not (sys.stderr.isatty() and parallel.is_main()),
+      disable=not (watched() and parallel.is_main()),
       bar_format='{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}',
     )
 

@@ -15,7 +15,7 @@ SOURCE = (
 
 
 class Figure(NamedTuple):
-  """A PNG file in the report's folder, and what is to be seen there."""
+  """A PNG or JPEG file in the report's folder, and what is to be seen there."""
 
   file: str
   caption: str
@@ -84,8 +84,9 @@ def to_html(sections: list[Section], folder: pathlib.Path) -> str:
     for figure in section.figures:
       picture = base64.b64encode((folder / figure.file).read_bytes()).decode()
       caption = html.escape(figure.caption)
+      kind = {'.png': 'png', '.jpg': 'jpeg'}[pathlib.Path(figure.file).suffix]
       body.append(
-        f'<figure><img src="data:image/png;base64,{picture}" alt="{caption}">'
+        f'<figure><img src="data:image/{kind};base64,{picture}" alt="{caption}">'
         f'<figcaption>{caption}</figcaption></figure>'
       )
   head = (

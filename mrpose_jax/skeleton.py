@@ -1,11 +1,17 @@
 """What a data set calls a person: keypoint names, mirror pairs, limbs and OKS sigmas."""
 
 import dataclasses
+import logging
 import re
 
 import numpy as np
 
 from mrpose_jax import errors
+
+log = logging.getLogger(__name__)
+
+# What OKS takes where a data set gives no sigmas: the mean of COCO's 17.
+ESTIMATED_SIGMA = 0.067
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +38,11 @@ class Skeleton:
     return len(self.keypoints)
 
   def side(self, keypoint: int) -> str:
-    """'left', 'right' or 'middle', from the keypoint's name."""
-    found = re.match(r'(left|right|l|r)[ _-]', self.keypoints[keypoint].lower())
-    return {'l': 'left', 'r': 'right'}[found[1][0]] if found else 'middle'
+    """'left', 'right' or 'middle', from the words of the keypoint's name."""
+    for word in _words(self.keypoints[keypoint]):
+      if word in _OTHER_SIDE:
+        return 'left' if word[0] == 'l' else 'right'
+    return 'middle'
 
 
 def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
@@ -46,15 +54,27 @@ def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
 
 
 def mirror_pairs(names) -> tuple[tuple[int, int], ...]:
-  """Pairs of names that differ only in a leading left/right (or l/r)."""
-  index = {name.lower(): i for i, name in enumerate(names)}
+  """Pairs (left, right) of names that differ only in the words left and right, or l and r.
+
+  >>> mirror_pairs(['nose', 'left_ear', 'right_ear', 'RearPawR', 'RearPawL'])
+  ((1, 2), (4, 3))
+  """
+  index = {_words(name): i for i, name in enumerate(names)}
   pairs = []
-  for left, right in (('left', 'right'), ('l', 'r')):
-    for name, i in index.items():
-      found = re.match(rf'{left}([ _-].+)', name)
-      if found and right + found[1] in index:
-        pairs.append((i, index[right + found[1]]))
+  for words, i in index.items():
+    mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
+    if mirrored in index and {'left', 'l'} & set(words) and words != mirrored:
+      pairs.append((i, index[mirrored]))
   return tuple(sorted(pairs))
+
+
+_OTHER_SIDE = {'left': 'right', 'right': 'left', 'l': 'r', 'r': 'l'}
+
+
+def _words(name: str) -> tuple[str, ...]:
+  """'L_FrontPaw2' -> ('l', 'front', 'paw', '2')."""
+  found = re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+', name)
+  return tuple(word.lower() for word in found)
 
 
 def from_dict(fields: dict) -> Skeleton:
@@ -71,11 +91,13 @@ def from_dict(fields: dict) -> Skeleton:
 def from_category(category: dict, where: str) -> Skeleton:
   """Reads a COCO category: its `keypoints` names and its 1-based `skeleton` pairs.
 
-  The official person category becomes `COCO`, with its sigmas. Other categories get mirror pairs
-  from their left/right names and no sigmas.
+  The official person category becomes `COCO`, with its sigmas. Other categories may give `sigmas`,
+  K numbers, and `flip_pairs`, pairs of names. Without them the flip pairs come from the names and
+  each sigma is the mean of COCO's, which is logged.
 
   Raises:
-    DataError: the category names no keypoints, or a limb names a keypoint that is not there.
+    DataError: the category names no keypoints, names one twice, or limbs, flip pairs or sigmas do
+      not go with them.
   """
   names = tuple(category.get('keypoints') or ())
   if not names:
@@ -85,12 +107,64 @@ def from_category(category: dict, where: str) -> Skeleton:
     )
   if names == COCO.keypoints:
     return COCO
+  if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+    raise errors.DataError(
+      f'{where}: keypoints of {category["name"]!r}: each needs a name of its own'
+    )
   limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get('skeleton') or ())
   if any(not 0 <= i < len(names) for limb in limbs for i in limb):
     raise errors.DataError(
       f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}'
     )
-  return Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
+  found = Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
+  sigmas = category.get('sigmas') or (ESTIMATED_SIGMA,) * len(names)
+  try:
+    found = change(found, category.get('flip_pairs') or (), sigmas)
+  except ValueError as error:
+    raise errors.DataError(f'{where}: category {found.name!r}: {error}') from error
+  pairs = ', '.join(f'{names[left]} - {names[right]}' for left, right in found.flip_pairs)
+  log.info('%s: flip pairs of %r: %s', where, found.name, pairs or 'none')
+  paired = {i for pair in found.flip_pairs for i in pair}
+  alone = [names[i] for i in range(len(names)) if i not in paired and found.side(i) != 'middle']
+  if alone:
+    log.warning('%s: without a partner on the other side: %s', where, ', '.join(alone))
+  if not category.get('sigmas'):
+    log.warning(
+      '%s: %r gives no OKS sigmas: %s is taken for each keypoint, the mean of COCO; AP says how '
+      'runs on these data compare, not how they compare with others',
+      *(where, found.name, ESTIMATED_SIGMA),
+    )
+  return found
+
+
+def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
+  """The skeleton with other flip pairs, given by names, and other sigmas; () changes nothing.
+
+  Raises:
+    ValueError: a name that is not there or in two pairs, or not K positive sigmas.
+  """
+  if flip_pairs:
+    flat = [name for pair in flip_pairs for name in pair]
+    unknown = [name for name in flat if name not in skeleton.keypoints]
+    if unknown:
+      raise ValueError(
+        f'flip_pairs: there is no keypoint {unknown[0]!r} ({", ".join(skeleton.keypoints)})'
+      )
+    if any(len(pair) != 2 for pair in flip_pairs) or len(set(flat)) < len(flat):
+      raise ValueError(f'flip_pairs {flip_pairs}: pairs of names are needed, each name once')
+    indices = tuple(tuple(skeleton.keypoints.index(name) for name in pair) for pair in flip_pairs)
+    skeleton = dataclasses.replace(skeleton, flip_pairs=indices)
+  if sigmas:
+    try:
+      numbers = np.array(sigmas, np.float64)
+    except (TypeError, ValueError) as error:
+      raise ValueError(f'sigmas {sigmas} are not numbers') from error
+    if numbers.shape != (skeleton.num_keypoints,) or not (
+      (numbers > 0).all() and np.isfinite(numbers).all()
+    ):
+      raise ValueError(f'sigmas {sigmas}: {skeleton.num_keypoints} positive numbers are needed')
+    skeleton = dataclasses.replace(skeleton, sigmas=tuple(numbers.tolist()))
+  return skeleton
 
 
 # Limbs as in the annotation files' person category; sigmas are pycocotools' kpt_oks_sigmas.

@@ -270,7 +270,7 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
   batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, mesh))
   with (
     contextlib.closing(checkpoints),
-    contextlib.closing(metric_writer.MetricWriter(workdir, start_step)) as writer,
+    contextlib.closing(metric_writer.MetricWriter(workdir, start_step, config)) as writer,
     contextlib.closing(progress_bar.Progress(start_step, total_steps, batch_size)) as progress,
   ):
 

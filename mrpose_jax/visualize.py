@@ -13,6 +13,7 @@ from PIL import ImageFont
 # Okabe and Ito's palette: told apart with any of the common colour vision deficiencies.
 SIDE_COLORS = {'left': (86, 180, 233), 'right': (213, 94, 0), 'middle': (240, 228, 66)}
 _OUTLINE = (25, 25, 25)
+_ANNOTATED = (255, 255, 255)
 
 # A heatmap's colours from 0 to 1: dark to light steadily, so also readable in grey.
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -52,6 +53,29 @@ def draw_people(image, people, skeleton, score_threshold=0.2):
   for n in np.argsort(certainty, kind='stable'):
     if drawn[n].any():
       _draw_person(canvas, people[n, :, :2], np.clip(people[n, :, 2], 0, 1), drawn[n], skeleton)
+  return _to_uint8(canvas)
+
+
+def draw_errors(image, person, truth, visible, skeleton):
+  """Draws one person, and a white line from each keypoint to a white dot where it is annotated.
+
+  Args:
+    image: uint8 [H, W, 3].
+    person: [K, 3] predicted x, y in pixels and score.
+    truth: [K, 2] annotated x, y.
+    visible: [K], above 0 where annotated.
+    skeleton: names and limbs of the K keypoints.
+
+  Returns:
+    A new uint8 [H, W, 3].
+  """
+  canvas = draw_people(image, person[None], skeleton, score_threshold=0).astype(np.float32)
+  person, truth = np.asarray(person, np.float64), np.asarray(truth, np.float64)
+  wanted = (np.asarray(visible) > 0) & np.isfinite(person).all(-1) & np.isfinite(truth).all(-1)
+  for radius, color in ((1.6, _OUTLINE), (0.6, _ANNOTATED)):
+    for k in np.flatnonzero(wanted):
+      _draw_capsule(canvas, truth[k], person[k, :2], radius=radius, color=color, opacity=0.9)
+      _draw_capsule(canvas, truth[k], truth[k], radius=radius + 1.8, color=color, opacity=1)
   return _to_uint8(canvas)
 
 

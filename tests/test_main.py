@@ -160,7 +160,10 @@ CONFIG = '--config=configs/custom.py'
     (['--workdir=x', CONFIG, '--wrkdir=x'], 2, 'wrkdir'),
     (['--workdir=x', CONFIG, '--config.data.data_dir=absent'], 3, 'input_pipeline.prepare'),
     (['--workdir=absent', CONFIG, '--mode=eval'], 3, 'no prepared data'),
+    (['--workdir=x', CONFIG, '--config.train.batchsize=3'], 2, "did you mean 'batch_size'"),
     (['--workdir=x', '--mode=predict'], 2, '--input is missing'),
+    (['--workdir=x', '--mode=export'], 2, '--output is missing'),
+    (['--mode=show'], 2, '--config is missing'),
     (['--workdir=x', '--mode=predict', '--input=absent', '--output=x'], 3, 'no such file'),
     (['--workdir=absent', '--mode=predict', f'--input={ROOT}', '--output=x'], 3, 'no images'),
   ],
@@ -171,6 +174,12 @@ def test_wrong_input_gets_one_line(tmp_path, arguments, code, message):
   assert message in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1, done.stderr
   assert not done.stdout
+
+
+def test_show_needs_no_workdir():
+  done = call('--mode=show', CONFIG)
+  assert done.returncode == 0, done.stderr
+  assert '# How often each person is seen.\n--config.train.epochs=170.0\n' in done.stdout
 
 
 def test_a_workdir_without_checkpoints(tmp_path):

@@ -1,4 +1,7 @@
+import io
 import itertools
+import logging
+import sys
 import time
 
 import pytest
@@ -82,3 +85,46 @@ def test_timed_passes_everything_on():
   assert list(bar.timed(range(3))) == [0, 1, 2]
   assert list(itertools.islice(bar.timed(itertools.count()), 2)) == [0, 1]
   bar.close()
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+class OutStream(io.StringIO):
+  """As a notebook's standard error, which is no terminal."""
+
+  __module__ = 'ipykernel.iostream'
+
+
+@pytest.mark.parametrize('stream', [Terminal, OutStream])
+def test_a_bar_where_somebody_watches(monkeypatch, caplog, stream):
+  caplog.set_level(logging.INFO)
+  monkeypatch.setattr(sys, 'stderr', stream())
+  run(lambda seconds: None, 4 * [0.0], log_after=(4,))
+  counter = progress.Counter(10, 'frames')
+  counter.advance(10)
+  counter.close()
+  shown = sys.stderr.getvalue()
+  assert '| 4/4' in shown and 'loss 1.000000' in shown
+  assert '10/10' in shown and 'frames/s' in shown
+  assert not caplog.records
+
+
+def test_lines_in_a_log_file(monkeypatch, caplog, clock):
+  caplog.set_level(logging.INFO)
+  monkeypatch.setattr(sys, 'stderr', io.StringIO())
+  run(clock.sleep, 4 * [0.0], log_after=(2, 4))
+  counter = progress.Counter(300, 'frames')
+  for _ in range(30):
+    clock.sleep(1)
+    counter.advance(10)
+  counter.close()
+  assert sys.stderr.getvalue() == ''  # no bar, no control characters
+  lines = [record.message for record in caplog.records]
+  assert [line.split(',')[0] for line in lines] == [
+    *('step 2/4', 'step 4/4'),
+    *('100 of 300 frames', '200 of 300 frames', '300 of 300 frames'),
+  ]
+  assert lines[2].endswith('10.0 a second')

@@ -1,4 +1,4 @@
-"""The report: the paper's tables as data, runs beside them, the page, and figures 5, 6 and 7."""
+"""The report: the paper's tables as data, runs beside them, the page and its figures."""
 
 import base64
 import html.parser
@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from mrpose_jax import paper_figures
 from mrpose_jax import paper_report
 from mrpose_jax import predict
 from mrpose_jax import report
+from mrpose_jax import report_figures
 from mrpose_jax import train
 from tests import tiny_people
 
@@ -52,8 +54,11 @@ class Page(html.parser.HTMLParser):
   def handle_starttag(self, tag, attrs):
     if tag == 'img':
       kind, data = dict(attrs)['src'].split(',')
-      assert kind == 'data:image/png;base64'
       self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
+      assert kind == f'data:{self.pictures[-1].get_format_mimetype()};base64'
+    else:  # nothing that a browser would fetch
+      assert not {'src', 'href', 'srcset', 'style'} & dict(attrs).keys()
+      assert tag not in ('link', 'script', 'iframe', 'object')
     if tag not in ('img', 'meta'):
       self.open.append(tag)
     if tag == 'tr':
@@ -63,6 +68,8 @@ class Page(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
   def handle_data(self, data):
+    if self.open and self.open[-1] == 'style':
+      assert 'url(' not in data and '@import' not in data
     if self.open and self.open[-1] in ('td', 'th'):
       self.rows[-1].append(data)
 
@@ -235,23 +242,96 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
   done = call(workdir, untrained, '--output=out', *options)
   assert done.returncode == 0, done.stderr
   assert done.stdout == f'{tmp_path}/out/report.html and report.md, 2 runs\n'
-  found = Page((tmp_path / 'out' / 'report.html').read_text())
-  for number, picture in zip((5, 6, 7), found.pictures, strict=True):
-    with Image.open(tmp_path / 'out' / f'figure{number}_coco_128x96.png') as file:
+  page = tmp_path / 'out' / 'report.html'
+  found = Page(page.read_text())
+  assert not found.open
+  names = ('figure5', 'figure6', 'figure7', 'curves', 'keypoints', 'sides', 'worst', 'best')
+  for name, picture in zip(names, found.pictures, strict=True):
+    suffix = 'jpg' if picture.format == 'JPEG' else 'png'
+    with Image.open(tmp_path / 'out' / f'{name}_coco_128x96.{suffix}') as file:
       np.testing.assert_array_equal(np.asarray(file), np.asarray(picture))
+  in_chromium(page, tmp_path)
   markdown = (tmp_path / 'out' / 'report.md').read_text()
   assert 'are without simple_baseline R18, width 4' in markdown
   assert 'cannot be compared' in markdown
+  assert 'Errors by keypoint are without gone: no errors.json' in markdown
 
   for arguments, code, message in (
     (['--output=out'], 2, 'no workdirs'),
-    ([workdir], 2, '--output'),
     ([workdir, '--output=out', '--num_images=0'], 2, 'num_images'),
     (['absent', '--output=out'], 4, 'absent: no config.json here'),
   ):
     done = call(*arguments)
     assert done.returncode == code and message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def in_chromium(page, folder):
+  """Where a Chromium is installed: the page is shown, and nothing is said on the console."""
+  browser = shutil.which('chromium') or shutil.which('google-chrome')
+  if browser is None:
+    return
+  options = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars')
+  done = subprocess.run(
+    [
+      *(browser, *options, '--enable-logging=stderr', '--window-size=1400,3000'),
+      *(f'--user-data-dir={folder}/browser', f'--screenshot={folder}/page.png', page.as_uri()),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+  assert 'CONSOLE' not in done.stderr
+  with Image.open(folder / 'page.png') as picture:
+    shown = np.asarray(picture.convert('RGB'))
+  assert shown.shape == (3000, 1400, 3)
+  assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 1000  # the pictures, not an error
+
+
+def test_curves_of_a_run(tmp_path):
+  lines = [
+    {'step': 10, 'loss': 0.5, 'learning_rate': 1e-3},
+    {'step': 20, 'loss': float('nan')},
+    {'step': 20, 'eval/AP': 0.25},
+    {'step': 30, 'loss': 0.25},
+    {'step': 30, 'eval/AP': -1.0},
+  ]
+  file = tmp_path / 'metrics.jsonl'
+  file.write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 40, "lo')
+  loss, scores = report_figures.read_curves(file, 'AP')
+  np.testing.assert_array_equal(loss, [[10, 0.5], [30, 0.25]])
+  np.testing.assert_array_equal(scores, [[20, 25.0]])
+  loss, scores = report_figures.read_curves(tmp_path / 'absent', 'AP')
+  assert loss.shape == scores.shape == (0, 2)
+
+
+def test_runs_of_one_network_are_told_apart(tmp_path):
+  """Two runs with curves and errors, without checkpoints or data."""
+  errors_file = {
+    'people': 2,
+    'missed': 1,
+    'keypoints': {
+      'left_hand': {'annotated': 2, 'quartiles': [0.1, 0.2, 0.3]},
+      'tail': {'annotated': 0, 'quartiles': None},
+    },
+    'pairs': {'hand': [[3, 1, 0], [1, 2, 1]]},
+  }
+  folders = []
+  for name in ('first', 'second'):
+    folders.append(fake_run(tmp_path / name, coco.get_config(), {1: OURS}))
+    (folders[-1] / 'metrics.jsonl').write_text(
+      '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n'
+    )
+    (folders[-1] / 'eval' / '1' / 'errors.json').write_text(json.dumps(errors_file))
+  page = paper_report.write(folders, tmp_path / 'report')
+  found = sorted(file.name.split('_')[0] for file in page.parent.glob('*.png'))
+  assert found == ['curves', 'figure5', 'keypoints', 'sides']
+  text = page.read_text()
+  assert 'People without any prediction are left out: first 1, second 1' in text
+  (folders[0] / 'eval' / '1' / 'errors.json').write_text('{}')
+  with pytest.raises(errors.CheckpointError, match=r'errors.json: damaged; evaluate again'):
+    paper_report.write(folders, tmp_path / 'report')
 
 
 def test_heatmaps_are_what_the_predictor_decodes(workdir):

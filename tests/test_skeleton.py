@@ -39,7 +39,7 @@ def test_from_category():
   )
   assert dog.flip_pairs == ((1, 2),)
   assert dog.limbs == ((0, 1), (0, 2))
-  assert dog.sigmas == ()
+  assert dog.sigmas == (skeleton.ESTIMATED_SIGMA,) * 3
   assert [dog.side(k) for k in range(3)] == ['middle', 'left', 'right']
   official = {'name': 'person', 'keypoints': list(skeleton.COCO.keypoints)}
   assert skeleton.from_category(official, 'x') is skeleton.COCO
@@ -50,3 +50,57 @@ def test_bad_categories():
     skeleton.from_category({'name': 'person'}, 'instances_val2017.json')
   with pytest.raises(errors.DataError, match='beyond 1'):
     skeleton.from_category({'name': 'x', 'keypoints': ['a'], 'skeleton': [[1, 2]]}, 'x.json')
+
+
+@pytest.mark.parametrize(
+  ('left', 'right'),
+  [
+    ('left_ear', 'right_ear'),
+    ('Left Ear', 'Right Ear'),
+    ('L_Eye', 'R_Eye'),
+    ('leftEar', 'rightEar'),
+    ('front_paw_l', 'front_paw_r'),
+    ('RearPawL2', 'RearPawR2'),
+    ('l-1', 'r-1'),
+    ('左 left', '左 right'),
+  ],
+)
+def test_pairs_from_names(left, right):
+  names = ['tail', right, left]
+  assert skeleton.mirror_pairs(names) == ((2, 1),)
+  found = skeleton.Skeleton('x', tuple(names), (), ())
+  assert [found.side(k) for k in range(3)] == ['middle', 'right', 'left']
+
+
+def test_names_that_only_look_like_sides():
+  names = ['rump', 'lump', 'leftover', 'rightover', 'ear', 'r2', 'left_tip']
+  assert skeleton.mirror_pairs(names) == ()
+
+
+def test_what_is_estimated_is_said(caplog):
+  with caplog.at_level('INFO', 'mrpose_jax'):
+    skeleton.from_category(
+      {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}, 'd.json'
+    )
+  assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
+  assert 'without a partner on the other side: paw_l' in caplog.text
+  assert 'gives no OKS sigmas: 0.067 is taken for each keypoint' in caplog.text
+
+
+def test_sigmas_and_pairs_of_the_file(caplog):
+  fish = {'name': 'fish', 'keypoints': ['a', 'b', 'c'], 'sigmas': [0.1, 0.2, 0.3]}
+  found = skeleton.from_category(fish | {'flip_pairs': [['c', 'a']]}, 'fish.json')
+  assert found.sigmas == (0.1, 0.2, 0.3)
+  assert found.flip_pairs == ((2, 0),)
+  assert 'sigmas' not in caplog.text
+  for wrong, message in (
+    ({'sigmas': [0.1, 0.2]}, '3 positive numbers are needed'),
+    ({'sigmas': [0.1, 0.2, 0]}, '3 positive numbers are needed'),
+    ({'sigmas': ['a', 'b', 'c']}, 'are not numbers'),
+    ({'flip_pairs': [['a', 'd']]}, "there is no keypoint 'd' \\(a, b, c\\)"),
+    ({'flip_pairs': [['a', 'b'], ['b', 'c']]}, 'each name once'),
+    ({'flip_pairs': [['a', 'b', 'c']]}, 'pairs of names are needed'),
+    ({'keypoints': ['a', 'b', 'a']}, 'each needs a name of its own'),
+  ):
+    with pytest.raises(errors.DataError, match=rf"^fish\.json: .*'fish'.*{message}"):
+      skeleton.from_category(fish | wrong, 'fish.json')

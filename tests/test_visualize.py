@@ -87,6 +87,17 @@ def test_wrong_arrays_are_refused():
     visualize.contact_sheet([BLACK, BLACK], 2, (60, 80), ['one'])
 
 
+def test_a_line_leads_from_each_keypoint_to_where_it_is_annotated():
+  person = np.array([(20, 30, 1), (60, 30, 1), (40, 5, 1)], float)
+  truth = np.array([(20, 50), (60, 30), (np.nan, 5)])
+  plain = visualize.draw_people(BLACK, person[None], ARM)
+  image = visualize.draw_errors(BLACK, person, truth, [1, 1, 1], ARM)
+  assert (image[50, 20] > 250).all() and (image[42, 20] > 200).all()
+  np.testing.assert_array_equal(image[:26, 26:54], plain[:26, 26:54])  # nothing at the third
+  unknown = visualize.draw_errors(BLACK, person, truth, [0, 0, 0], ARM)
+  np.testing.assert_array_equal(unknown, plain)
+
+
 def test_heatmap_grid_lights_the_peak_of_each_keypoint():
   heatmaps = np.zeros((15, 20, 3), np.float32)
   heatmaps[3, 4, 0] = 1.0  # heatmap pixel (4, 3) covers crop pixels 16..19, 12..15

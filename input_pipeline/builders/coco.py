@@ -7,6 +7,8 @@ from input_pipeline.builders import pose_builder
 class Coco(pose_builder.PoseBuilder):
   """annotations/person_keypoints_{set}.json and images/{set}/, or {set}/ beside annotations/.
 
+  Other data may name them annotations/{set}.json and keep all images in images/.
+
   Of a test set, e.g. test-dev2017: annotations/image_info_{set}.json and images/test2017/.
   """
 
@@ -18,11 +20,13 @@ def find_split(source, image_set: str) -> pose_builder.Split:
   """The files of one set, e.g. 'val2017', below the data set's folder."""
   test = image_set.startswith('test')
   kind = annotations.IMAGE_INFO if test else 'person_keypoints_'
+  names = f'{kind}{image_set}.json', f'{image_set}.json'
+  files = [source / 'annotations' / name for name in names]
   folder_name = image_set.replace('-dev', '') if test else image_set
-  folder = source / 'images' / folder_name
+  folders = [source / 'images' / folder_name, source / folder_name, source / 'images']
   return pose_builder.Split(
-    annotation_file=source / 'annotations' / f'{kind}{image_set}.json',
-    image_folder=folder if folder.is_dir() else source / folder_name,
+    annotation_file=next((file for file in files if file.exists()), files[0]),
+    image_folder=next((folder for folder in folders if folder.is_dir()), folders[0]),
   )
 
 

@@ -227,13 +227,14 @@ def _read_annotations(path, num_keypoints):
       f'{path}: annotates {len(named[0]["keypoints"])} keypoints a person, '
       f'the predictions have {num_keypoints}'
     )
-  needed = {'image_id', 'category_id', 'keypoints', 'num_keypoints', 'area', 'bbox', 'iscrowd'}
+  needed = {'image_id', 'bbox'}
   people = [a for a in dataset['annotations'] if a.get('category_id') == category['id']]
   for person in people:
     if missing := needed - person.keys():
       raise errors.DataError(
         f'{path}: annotation {person.get("id")} lacks {", ".join(sorted(missing))}'
       )
+    person.setdefault('keypoints', [0] * (3 * num_keypoints))
     if len(person['keypoints']) != 3 * num_keypoints:
       raise errors.DataError(
         f'{path}: annotation {person.get("id")} has {len(person["keypoints"])} keypoint numbers, '
@@ -241,5 +242,16 @@ def _read_annotations(path, num_keypoints):
       )
   # COCOeval takes a match with annotation 0 for no match, so ids count from 1 whatever the file
   # says.
-  people = [person | {'id': i} for i, person in enumerate(people, start=1)]
+  people = [_with_defaults(person) | {'id': i} for i, person in enumerate(people, start=1)]
   return dataset | {'annotations': people}, category['id']
+
+
+def _with_defaults(person):
+  """The annotation with what COCOeval needs and data sets of COCO's form may leave out."""
+  _, _, width, height = person['bbox']
+  labelled = sum(flag > 0 for flag in person['keypoints'][2::3])
+  return person | {
+    'num_keypoints': person.get('num_keypoints', labelled),
+    'area': person.get('area') or width * height,
+    'iscrowd': person.get('iscrowd', 0),
+  }

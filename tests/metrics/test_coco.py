@@ -234,6 +234,21 @@ def test_metrics_by_hand(annotations):
   assert metrics['AP75'] == pytest.approx(0.5)
 
 
+def test_what_data_of_ones_own_may_leave_out(annotations):
+  """The area is then the box's, here 2500 as before; nobody is a crowd."""
+  path, dataset = annotations
+  before = evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9])
+  for key in ('num_keypoints', 'area', 'iscrowd'):
+    del dataset['annotations'][0][key]
+  path.write_text(json.dumps(dataset))
+  assert evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9]) == before
+  # As in COCO, whoever is predicted at a person without keypoints counts neither way.
+  dataset['annotations'].append({'id': 1, 'image_id': 2, 'category_id': 3, 'bbox': [0, 0, 9, 9]})
+  path.write_text(json.dumps(dataset))
+  metrics = evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9])
+  assert metrics['AP'] == pytest.approx(0.8)
+
+
 def test_nothing_predicted(annotations):
   kept = coco.rescore_and_nms(predict([], np.zeros((0, 2, 3)), []), sigmas=SIGMAS)
   assert coco.evaluate(kept, annotations[0], SIGMAS) == dict.fromkeys(coco.METRICS, 0.0)
@@ -259,7 +274,7 @@ def without(dataset, key):
       lambda d: json.dumps(d | {'categories': [{'id': 3, 'keypoints': ['head']}]}),
       'annotates 1 keypoints a person, the predictions have 2',
     ),
-    (lambda d: json.dumps(without(d, 'area')), 'annotation 0 lacks area'),
+    (lambda d: json.dumps(without(d, 'bbox')), 'annotation 0 lacks bbox'),
   ],
 )
 def test_files_that_are_no_keypoint_annotations(annotations, change, message):

@@ -1,0 +1,28 @@
+"""The examples in docstrings, run where runs/quickstart is a workdir and photo.jpg an image."""
+
+import doctest
+import importlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny_run
+
+MODULES = ('people', 'predict', 'show', 'skeleton')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('examples')
+  tiny_run.write(folder / 'runs' / 'quickstart')
+  Image.fromarray(np.zeros((120, 160, 3), np.uint8)).save(folder / 'photo.jpg')
+  return folder
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_examples(name, folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  result = doctest.testmod(importlib.import_module(f'mrpose_jax.{name}'))
+  assert result.attempted > 0
+  assert result.failed == 0

@@ -1,0 +1,119 @@
+"""Seven keypoints of a drawn mouse, from the annotation file to the report, without code."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+import mrpose_jax
+from configs import custom
+from input_pipeline import loader
+from input_pipeline import prepare
+from mrpose_jax import configuration
+from mrpose_jax import errors
+from mrpose_jax import import_weights
+from mrpose_jax import paper_report
+from mrpose_jax import predict
+from mrpose_jax import skeleton as skeletons
+from mrpose_jax import train
+from tests import mice
+from tests import tiny_run
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('mice')
+  mice.write(folder / 'source', {'train': 10, 'validation': 4})
+  prepare.prepare('coco', folder / 'source', folder, train='train', validation='validation')
+  return folder
+
+
+def config_of(data_dir):
+  config = custom.get_config('simple_baseline,width=4')
+  config.data.data_dir = str(data_dir)
+  config.train.update({'batch_size': 8, 'log_every': 1, 'epochs': 1.0})
+  config.eval.update({'batch_size': 8, 'canvas': 160})
+  return config
+
+
+def test_names_make_the_skeleton(data_dir):
+  skeleton = configuration.open_dataset(config_of(data_dir)).skeleton
+  assert (skeleton.name, skeleton.num_keypoints) == ('mouse', 7)
+  assert skeleton.flip_pairs == ((1, 2), (3, 4))
+  assert skeleton.limbs[0] == (1, 0)
+  assert [skeleton.side(k) for k in (0, 1, 4)] == ['middle', 'left', 'right']
+  assert skeleton.sigmas == (skeletons.ESTIMATED_SIGMA,) * 7
+  assert np.isclose(np.mean(skeletons.COCO.sigmas), skeletons.ESTIMATED_SIGMA, atol=5e-4)
+
+
+def test_the_configuration_says_otherwise(data_dir):
+  config = config_of(data_dir)
+  config.data.sigmas = (0.02, 0.03, 0.03, 0.05, 0.05, 0.06, 0.09)
+  config.data.flip_pairs = (('earL', 'earR'),)
+  skeleton = configuration.open_dataset(config).skeleton
+  assert skeleton.sigmas == config.data.sigmas
+  assert skeleton.flip_pairs == ((1, 2),)
+  config.data.sigmas = (0.1, 0.1)
+  with pytest.raises(errors.ConfigError, match=r'data\.sigmas \(0\.1, 0\.1\): 7 positive numbers'):
+    configuration.open_dataset(config)
+
+
+def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
+  start = tiny_run.write(tmp_path / 'coco_run')  # 17 keypoints
+  config = config_of(data_dir)
+  config.model.pretrained = str(start)
+  workdir = tmp_path / 'mice_run'
+  with caplog.at_level(logging.INFO, 'mrpose_jax'):
+    metrics = train.train_and_evaluate(config, workdir)
+  assert f'starting from step 0 of {start}, K = 17' in caplog.text
+  assert (
+    '2 tensors start fresh: params/decoder/head/bias, params/decoder/head/kernel' in caplog.text
+  )
+  assert 0 <= metrics['AP'] <= 1 and metrics['AR'] >= 0
+
+  predictor = mrpose_jax.load_predictor(workdir)
+  assert predictor.skeleton.keypoints == tuple(mice.CATEGORY['keypoints'])
+  image = data_dir / 'source' / 'images' / 'validation' / '0.png'
+  assert predictor(image).shape == (1, 7, 3)
+  rows = json.loads(next((workdir / 'eval').glob('*/predictions.json')).read_text())
+  assert len(rows[0]['keypoints']) == 21
+  page = paper_report.write([workdir], tmp_path / 'report', None, 1)
+  assert 'mice_run' in page.read_text()
+
+
+def test_pretrained_runs_that_do_not_fit(tmp_path):
+  start = tiny_run.write(tmp_path / 'run')
+  model = mrpose_jax.create_model('mrheatnet1', depth=18, num_keypoints=7, width=4)
+  with pytest.raises(
+    errors.CheckpointError, match="network is 'simple_baseline', not 'mrheatnet1'"
+  ):
+    import_weights.pretrained(str(start), model, 'rgb')
+  model = mrpose_jax.create_model('simple_baseline', depth=18, num_keypoints=17, width=4)
+  with pytest.raises(errors.ConfigError, match=r'set --config\.model\.channel_order=rgb'):
+    import_weights.pretrained(str(start), model, 'bgr')
+  with pytest.raises(errors.CheckpointError, match='no checkpoints here'):
+    import_weights.pretrained(str(tmp_path), model, 'rgb')
+
+
+def test_the_same_keypoints_keep_the_head(tmp_path):
+  start = tiny_run.write(tmp_path / 'run')
+  model = mrpose_jax.create_model('simple_baseline', depth=18, num_keypoints=17, width=4)
+  variables = import_weights.pretrained(str(start), model, 'rgb')
+  head = predict.restore(start)[0]['params']['decoder']['head']['kernel']
+  np.testing.assert_array_equal(variables['params']['decoder']['head']['kernel'], head)
+
+
+def test_all_images_in_one_folder(data_dir, tmp_path):
+  content = json.loads((data_dir / 'source' / 'annotations' / 'validation.json').read_text())
+  for image in content['images']:
+    image['file_name'] = f'validation/{image["file_name"]}'
+  content['categories'][0] |= {'sigmas': [0.05] * 7, 'flip_pairs': [['pawL', 'pawR']]}
+  (tmp_path / 'annotations').mkdir()
+  (tmp_path / 'annotations' / 'mine.json').write_text(json.dumps(content))
+  (tmp_path / 'images').symlink_to(data_dir / 'source' / 'images')
+  report = prepare.prepare('coco', tmp_path, tmp_path / 'data', train='', validation='mine')
+  assert 'in 4 images' in report
+  skeleton = loader.open_dataset('coco', tmp_path / 'data').skeleton
+  assert skeleton.sigmas == (0.05,) * 7
+  assert skeleton.flip_pairs == ((3, 4),)

@@ -1,0 +1,187 @@
+"""The Predictor: what it takes, what it gives, and how often it compiles."""
+
+import jax
+import numpy as np
+import pytest
+from jax import sharding
+from PIL import Image
+
+import mrpose_jax
+from mrpose_jax import errors
+from mrpose_jax import predict
+from mrpose_jax import skeleton as skeletons
+from tests import tiny_run
+
+BOXES = np.array([[5, 5, 50, 80], [60, 20, 40, 40], [100, 0, 50, 90]], np.float32)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  return tiny_run.write(tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='module')
+def predictor(workdir):
+  return mrpose_jax.load_predictor(workdir)
+
+
+def picture(seed=0, height=100, width=150):
+  # Of large dots: two ways to sample it then agree on where a peak is.
+  small = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+  return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_arrays_pictures_and_paths_are_one(predictor, tmp_path):
+  image = picture()
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  expected = predictor(image, BOXES)
+  assert expected.shape == (3, 17, 3) and expected.dtype == np.float32
+  kinds = [image, jax.numpy.asarray(image), Image.fromarray(image), tmp_path / 'a.png']
+  kinds.append(str(tmp_path / 'a.png'))
+  for kind in kinds:
+    np.testing.assert_array_equal(predictor(kind, BOXES), expected)
+  for found in predictor(kinds, [BOXES] * len(kinds)):  # the last one in another batch
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+  transparent = Image.fromarray(image).convert('RGBA')
+  np.testing.assert_array_equal(predictor(transparent, BOXES), expected)
+
+
+def test_corners_are_the_same_boxes(predictor):
+  corners = BOXES + np.concatenate([np.zeros((3, 2)), BOXES[:, :2]], 1)
+  np.testing.assert_array_equal(
+    predictor(picture(), corners, box_format='xyxy'), predictor(picture(), BOXES)
+  )
+
+
+def test_lists_keep_their_order_and_counts(predictor):
+  images = [picture(1, 40, 200), picture(2, 300, 90), picture(3), picture(4, 31, 33)]
+  boxes = [BOXES[:2], np.zeros((0, 4)), None, [[0, 0, 33, 31]]]
+  people = predictor(images, boxes)
+  assert [found.shape for found in people] == [(n, 17, 3) for n in (2, 0, 1, 1)]
+  for image, around, found in zip(images, boxes, people):
+    np.testing.assert_allclose(found, predictor(image, around), atol=1e-4)
+  assert predictor([]) == []
+  assert [found.shape for found in predictor(images)] == [(1, 17, 3)] * 4
+
+
+def test_few_programs_whatever_comes(workdir):
+  """Of at most 8 people a batch there are buckets of 1, 2, 4 and 8, and one size of patches."""
+  predictor = mrpose_jax.load_predictor(workdir)
+  for n in (1, 2, 3, 5, 8, 9, 21):
+    for height, width in ((64, 64), (50, 333)):
+      boxes = np.tile([[3.0, 4, 30, 40]], (n, 1))
+      assert predictor(picture(n, height, width), boxes).shape == (n, 17, 3)
+  assert predictor._predict._cache_size() == 4
+
+
+def test_settings_of_its_own(workdir, predictor):
+  image = picture()
+  plain = mrpose_jax.load_predictor(workdir, flip_test=False, offset='none', batch_size=2)
+  assert (plain.config.eval.flip_test, plain.config.eval.offset) == (False, 'none')
+  people = plain(image, BOXES)
+  pixels = (people[..., :2] - (BOXES[:, :2] + BOXES[:, 2:] / 2)[:, None]) / (
+    1.25 * BOXES[:, 2:].max(1)[:, None, None]
+  )
+  # Without the offset every keypoint is a pixel of a 16 x 16 heatmap.
+  np.testing.assert_allclose((pixels + 0.5) * 16 % 1, 0, atol=2e-4)
+  assert np.abs(people[..., 2] - predictor(image, BOXES)[..., 2]).max() > 1e-3
+  with pytest.raises(ValueError, match="'quarter' or 'none'"):
+    mrpose_jax.load_predictor(workdir, offset='half')
+  with pytest.raises(ValueError, match='batch_size 0: must be at least 1'):
+    mrpose_jax.load_predictor(workdir, batch_size=0)
+
+
+def test_what_cannot_be_predicted(predictor, tmp_path):
+  image = picture()
+  for wrong, message in (
+    ((image.astype(np.float32),), r'float32 \(100, 150, 3\); it must be uint8'),
+    ((image[..., 0],), 'must be uint8'),
+    ((np.stack([image, image]),), 'or a list of these'),
+    ((image, [1, 2, 3]), r'boxes are \(3,\); they must be \[N, 4\] x, y, width, height'),
+    ((image, [[0, 0, 5, np.nan]]), 'finite, with positive width'),
+    ((image, [[9, 9, 5, 20]], 'xyxy'), 'positive width'),
+    ((image, BOXES, 'cxcywh'), "box_format 'cxcywh': use one of xywh, xyxy"),
+    (([image, image], [BOXES]), '2 images and boxes for 1'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      predictor(*wrong)
+  with pytest.raises(errors.DataError, match=r'absent\.jpg: cannot be read'):
+    predictor(tmp_path / 'absent.jpg')
+
+
+@pytest.fixture(scope='module')
+def batch(predictor):
+  """Images [4, H, W, 3], boxes [4, 2, 4] of which one is empty, and what the Predictor says."""
+  images = np.stack([picture(n) for n in range(4)])
+  boxes = np.stack([BOXES[:2], BOXES[1:], BOXES[:2] / 2, [[0, 0, 150, 100], [0, 0, 0, 0]]])
+  people = [predictor(image, found[found[:, 2] > 0]) for image, found in zip(images, boxes)]
+  people[3] = np.concatenate([people[3], np.zeros((1, 17, 3), np.float32)])
+  return images, boxes, np.stack(people)
+
+
+def test_predict_fn_in_jit_and_vmap(predictor, batch):
+  images, boxes, expected = batch
+  jitted = jax.jit(predictor.predict_fn)
+  np.testing.assert_allclose(jitted(predictor.variables, images, boxes), expected, atol=1e-4)
+
+  def one(image, found):
+    return predictor.predict_fn(predictor.variables, image[None], found[None])[0]
+
+  np.testing.assert_allclose(jax.jit(jax.vmap(one))(images, boxes), expected, atol=1e-4)
+
+
+def test_predict_fn_in_shard_map(predictor, batch):
+  images, boxes, expected = batch
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(sharding.AxisType.Auto,))
+  split = sharding.PartitionSpec('data')
+  mapped = jax.shard_map(
+    predictor.predict_fn,
+    mesh=mesh,
+    in_specs=(sharding.PartitionSpec(), split, split),
+    out_specs=split,
+  )
+  variables = jax.device_put(
+    predictor.variables, sharding.NamedSharding(mesh, sharding.PartitionSpec())
+  )
+  people = jax.jit(mapped)(variables, images, boxes)
+  assert people.sharding.spec[0] == 'data'
+  np.testing.assert_allclose(people, expected, atol=1e-4)
+
+
+def test_coco_rows():
+  people = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+  rows = mrpose_jax.to_coco([people, people[:0], people[1:]], [4, 5, 6], category_id=3)
+  assert [row['image_id'] for row in rows] == [4, 4, 6]
+  assert rows[1] == rows[2] | {'image_id': 4}
+  assert rows[0] == {
+    'image_id': 4,
+    'category_id': 3,
+    'keypoints': [0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+    'score': 3.5,
+  }
+  with pytest.raises(ValueError, match='1 images and 2 image_ids'):
+    mrpose_jax.to_coco(people, [1, 2])
+
+
+def test_frame():
+  people = np.arange(2 * 17 * 3, dtype=np.float32).reshape(2, 17, 3)
+  frame = mrpose_jax.to_frame([people, people[:0], people[:1]], skeletons.COCO)
+  assert list(frame.columns) == ['image', 'person', 'keypoint', 'x', 'y', 'score']
+  assert len(frame) == 51
+  row = frame[(frame.image == 0) & (frame.person == 1) & (frame.keypoint == 'left_eye')]
+  assert row[['x', 'y', 'score']].to_numpy().tolist() == [people[1, 1].tolist()]
+  assert mrpose_jax.to_frame([], skeletons.COCO).empty
+
+
+def test_supervision_takes_the_people(predictor):
+  people = predictor(picture(), BOXES)
+  keypoints = mrpose_jax.to_supervision(people)
+  np.testing.assert_array_equal(keypoints.xy, people[..., :2])
+  np.testing.assert_array_equal(keypoints.keypoint_confidence, people[..., 2])
+  assert len(mrpose_jax.to_supervision(people[:0])) == 0
+
+
+def test_public_names():
+  assert mrpose_jax.Predictor is predict.Predictor
+  with pytest.raises(AttributeError, match="no attribute 'load_predicator'"):
+    mrpose_jax.load_predicator  # noqa: B018
