@@ -173,6 +173,7 @@ def test_frame():
   assert mrpose_jax.to_frame([], skeletons.COCO).empty
 
 
+@pytest.mark.filterwarnings('ignore:OpenCV')  # without it supervision says that it is slower
 def test_supervision_takes_the_people(predictor):
   people = predictor(picture(), BOXES)
   keypoints = mrpose_jax.to_supervision(people)
