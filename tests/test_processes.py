@@ -61,10 +61,12 @@ def finish(*processes):
 
 def until(process, text):
   """Reads what a process says until it says this; returns that line."""
+  said = ''
   for line in process.stderr:
+    said += line
     if text in line:
       return line
-  raise AssertionError(f'ended without {text!r}')
+  raise AssertionError(f'ended without {text!r}: {said}')
 
 
 def lines_of(workdir):

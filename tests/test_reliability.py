@@ -189,7 +189,11 @@ def test_restarts_leave_nothing_behind(tmp_path):
       'children': len(pathlib.Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()),
     }
 
-  assert restart(3) == restart(10)
+  before, after = restart(3), restart(10)
+  # A thread that is about to end may still be there; one that stays would make ten.
+  growth = {name: after[name] - before[name] for name in before}
+  assert max(growth.values()) < 5, growth
+  assert growth['files'] == 0, growth
 
 
 def test_writing_errors_are_one_line(tmp_path):

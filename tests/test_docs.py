@@ -1,0 +1,109 @@
+"""Every command of the pages parses: programs, flags, configurations and their fields exist."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from configs import coco
+from configs import common
+from configs import custom
+from configs import mpii
+from configs import quickstart
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+CONFIGS = {'coco': coco, 'custom': custom, 'mpii': mpii, 'quickstart': quickstart}
+# Where the flags of a program are defined.
+SOURCES = {
+  'main.py': ('main.py', 'mrpose_jax/command_line.py'),
+  'input_pipeline.prepare': ('input_pipeline/prepare.py',),
+  'input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
+  'mrpose_jax.report': ('mrpose_jax/report.py',),
+  'tests.kill_runs': ('tests/kill_runs.py',),
+  'tests.mice': ('tests/mice.py',),
+}
+
+
+def commands(page):
+  """The lines of a page's blocks of `sh` or of no language, and its commands in running text."""
+  text = page.read_text(encoding='utf-8')
+  blocks = re.findall(r'^```(\w*)\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+  shell = '\n'.join(block for language, block in blocks if language in ('', 'sh'))
+  lines = shell.replace('\\\n', ' ').splitlines()
+  lines += re.findall(r'`(python [^`\n]+)`', text)
+  return [line for line in lines if re.match(r'\S*(python|srun) ', line)]
+
+
+def flags_of(program):
+  sources = '\n'.join((ROOT / name).read_text() for name in SOURCES[program])
+  names = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", sources))
+  return names | {f'no{name}' for name in re.findall(r"DEFINE_bool\(\s*'(\w+)'", sources)}
+
+
+def check(command):
+  """Raises AssertionError for what is not there."""
+  words = shlex.split(command, comments=True)
+  start = next(i for i, word in enumerate(words) if pathlib.Path(word).name.startswith('python'))
+  words = words[start + 1 :]
+  program = words[1] if words[0] == '-m' else words[0]
+  assert program in SOURCES, command
+  known = flags_of(program)
+  for word in words:
+    if not word.startswith('--'):
+      continue
+    name, _, value = word[2:].partition('=')
+    if name.startswith('config.'):
+      section, field = name.split('.')[1:] if name.count('.') == 2 else ('', name.split('.')[1])
+      values = common.get_config()
+      assert field in (values[section] if section else values), f'{command}: {name}'
+      continue
+    assert name in known, f'{command}: {word}'
+    if name == 'mode':
+      assert f"'{value}'" in (ROOT / 'main.py').read_text(), command
+    if name == 'config' and value not in ('...', 'FILE'):
+      file, _, argument = value.partition(':')
+      module = CONFIGS[pathlib.Path(file).stem]
+      module.get_config(None if argument.isupper() else argument or None)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page(page):
+  for command in commands(page):
+    check(command)
+
+
+def test_there_are_commands():
+  assert sum(len(commands(page)) for page in PAGES) > 20
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_fields_files_and_links_of_a_page(page):
+  """`config.SECTION.FIELD`, `--flag`, paths of modules and links name what is there."""
+  text = page.read_text(encoding='utf-8')
+  config = common.get_config()
+  for section, field in re.findall(r'\bconfig\.(\w+)\.(\w+)', text):
+    if (section, field) != ('SECTION', 'FIELD'):
+      assert field in config[section], f'config.{section}.{field}'
+  for link in re.findall(r'\]\(([^)#]+?)(?:#[^)]*)?\)', text):
+    if '://' not in link:
+      assert (page.parent / link).exists(), link
+  for path in re.findall(r'`((?:mrpose_jax|input_pipeline|configs|tests)/[\w/]+\.py)`', text):
+    assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+  'command',
+  [
+    'python main.py --mod=eval',
+    'python main.py --mode=trian',
+    'python main.py --config.train.epoch=3',
+    'python main.py --config=configs/coco.py:dept=50',
+    'python -m input_pipeline.prepare --config=configs/coco.py',
+    'python -m mrpose_jax.reports x',
+  ],
+)
+def test_what_is_not_there_is_noticed(command):
+  with pytest.raises(Exception, match=r'.'):
+    check(command)
