@@ -50,7 +50,7 @@ class Checkpoints:
     """
     self.folder = (pathlib.Path(workdir) / 'checkpoints').absolute()
     self._writes = create
-    self._good = {}  # step -> None, or what is wrong with it
+    self._problems = {}  # step -> what is wrong with it, or None
     if create and parallel.is_main():
       self.folder.mkdir(parents=True, exist_ok=True)
       for partial in self.folder.glob('*.orbax-checkpoint-tmp*'):
@@ -172,9 +172,9 @@ class Checkpoints:
 
   def problem(self, step: int) -> str | None:
     """What is wrong with a checkpoint, file by file; None for a good one."""
-    if step not in self._good:
-      self._good[step] = _problem(self.folder / str(step))
-    return self._good[step]
+    if step not in self._problems:
+      self._problems[step] = _problem(self.folder / str(step))
+    return self._problems[step]
 
   def _first_good(self, steps):
     """Of process 0, which alone reads the digests."""
@@ -195,7 +195,7 @@ class Checkpoints:
       shutil.rmtree(aside, ignore_errors=True)
       aside.parent.mkdir(exist_ok=True)
       folder.rename(aside)
-    self._good.pop(step, None)
+    self._problems.pop(step, None)
 
   def _from_best(self, steps):
     """Those of the steps that have a score, the best first."""

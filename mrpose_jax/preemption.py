@@ -1,15 +1,12 @@
 """SIGTERM and SIGINT: the run saves and ends, on all processes at the same step."""
 
 import contextlib
-import logging
 import os
 import signal
 import threading
 
 import jax
 from jax.experimental import multihost_utils
-
-log = logging.getLogger(__name__)
 
 # A step, or a compilation, that does not end within these seconds is not waited for: the last
 # checkpoint stands.

@@ -192,7 +192,12 @@ def _read_errors(run):
   if not file.exists():
     return None
   content = checkpoint.read_json(file)
-  if not isinstance(content, dict) or content.keys() < {'people', 'missed', 'keypoints', 'pairs'}:
+  if not isinstance(content, dict) or not content.keys() >= {
+    'people',
+    'missed',
+    'keypoints',
+    'pairs',
+  }:
     raise errors.CheckpointError(f'{file}: damaged; evaluate again with --mode=eval')
   return content
 

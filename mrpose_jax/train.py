@@ -306,9 +306,10 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
       if logs or saves:
         interval = jax.device_get(interval)
         if state.diverged:
+          checkpoints.wait()
           if int(state.step) not in checkpoints.steps():
             checkpoints.save(int(state.step), state, meta)
-          checkpoints.wait()
+            checkpoints.wait()
           _raise_diverged(interval[int(state.step) - step], state, schedule, dataset, config)
       if logs:
         scalars = {name: float(np.mean([m[name] for m in interval])) for name in metrics}
