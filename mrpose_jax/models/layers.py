@@ -3,8 +3,8 @@
 A convolution and a transposed convolution are one linear map and its transpose; both take the
 kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rule for
 one reason: XLA's CPU backend has no fast kernel for weight gradients (a convolution whose window is
-the whole image) nor for dilated inputs, so on CPU the first is computed as matrix products, tap by
-tap, and the second as one small dense convolution per output phase. GPU and TPU keep XLA's own
+the whole image) nor for dilated inputs, so on CPU the first is computed as matrix products and the
+second as one small dense convolution per output phase. GPU and TPU keep XLA's own
 forms. Which one runs is decided when the program is lowered for a platform.
 """
 
@@ -16,6 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+FEW_PIXELS = 1024  # for fewer, the CPU forms move the images' pixels rather than the kernel
 
 # He et al. 2015 over the fan-out, as torchvision starts its ResNets.
 encoder_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -29,6 +30,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
   [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D].
   """
+  if kernel.shape[:2] == (1, 1):
+    return x @ kernel[0, 0]
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
   )
@@ -40,6 +43,8 @@ def _convolve_fwd(x, kernel, stride, padding):
 
 def _convolve_bwd(stride, padding, saved, dy):
   x, kernel = saved
+  if kernel.shape[:2] == (1, 1):
+    return dy @ kernel[0, 0].T, _kernel_gradient(x, dy, kernel.shape, stride, padding)
   return (
     _transpose(dy, kernel, stride, padding, x.shape[1:3]),
     _kernel_gradient(x, dy, kernel.shape, stride, padding),
@@ -75,8 +80,9 @@ def _transpose(y, kernel, stride, padding, out_size):
   dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
   if stride == 1 or any(n % stride for n in out_size):
     return dilated(y, kernel)
-  by_phases = functools.partial(_transpose_by_phases, stride=stride, padding=padding)
-  return lax.platform_dependent(y, kernel, cpu=by_phases, default=dilated)
+  form = _transpose_by_product if _few_pixels(y) else _transpose_by_phases
+  form = functools.partial(form, stride=stride, padding=padding)
+  return lax.platform_dependent(y, kernel, cpu=form, default=dilated)
 
 
 def _transpose_dilated(y, kernel, stride, padding, out_size):
@@ -96,7 +102,6 @@ def _transpose_dilated(y, kernel, stride, padding, out_size):
 
 def _transpose_by_phases(y, kernel, stride, padding):
   """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
-  n, height, width, _ = y.shape
   kernel = kernel.swapaxes(2, 3)  # [kh, kw, D, C]
   rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
   phases = [
@@ -106,6 +111,38 @@ def _transpose_by_phases(y, kernel, stride, padding):
     for i, row_pads in rows
     for j, column_pads in columns
   ]
+  return _interleave(phases, stride)
+
+
+def _transpose_by_product(y, kernel, stride, padding):
+  """One product with the whole kernel as it lies in memory; its parts are added where they meet."""
+  height, width = y.shape[1:3]
+  rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
+  reach = max(max(pads) for phases in (rows, columns) for _, pads in phases)
+  products = lax.dot_general(kernel, y, (((3,), (3,)), ((), ())), preferred_element_type=y.dtype)
+  edges = (*((0, 0),) * 4, (reach, reach), (reach, reach))
+  products = jnp.pad(products, edges)  # [kh, kw, C, N, H, W]
+  phases = []
+  for i, (above, _) in rows:
+    for j, (left, _) in columns:
+      seen = [
+        products[row, column, :, :, r : r + height, c : c + width]
+        for r, row in enumerate(range(kernel.shape[0])[i], reach - above)
+        for c, column in enumerate(range(kernel.shape[1])[j], reach - left)
+      ]
+      phases.append(sum(seen[1:], seen[0]))
+  phases = materialize(jnp.stack(phases), kernel.ravel()[0])
+  return _interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
+
+
+def _few_pixels(x):
+  n, height, width, _ = x.shape
+  return isinstance(n, int) and n * height * width < FEW_PIXELS  # n is a symbol in an export
+
+
+def _interleave(phases, stride):
+  """Images [N, H, W, C] of the phases (0, 0), (0, 1), ... -> [N, stride H, stride W, C]."""
+  n, height, width, _ = phases[0].shape
   x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
   x = x.swapaxes(2, 3)  # [N, H, a, W, b, C]
   return x.reshape(n, stride * height, stride * width, -1)
@@ -126,8 +163,10 @@ def _phases(taps, stride, padding):
 def _kernel_gradient(x, dy, shape, stride, padding):
   """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
   form = functools.partial(_kernel_gradient_default, shape=shape, stride=stride, padding=padding)
-  taps = functools.partial(_kernel_gradient_by_taps, shape=shape, stride=stride, padding=padding)
-  return lax.platform_dependent(x, dy, cpu=taps, default=form)
+  products = functools.partial(
+    _kernel_gradient_by_products, shape=shape, stride=stride, padding=padding
+  )
+  return lax.platform_dependent(x, dy, cpu=products, default=form)
 
 
 def _kernel_gradient_default(x, dy, shape, stride, padding):
@@ -141,21 +180,28 @@ def _kernel_gradient_default(x, dy, shape, stride, padding):
   return transpose(dy)[0]
 
 
-def _kernel_gradient_by_taps(x, dy, shape, stride, padding):
-  height, width = dy.shape[1:3]
+def _kernel_gradient_by_products(x, dy, shape, stride, padding):
+  """The same as matrix products: of all taps at once where pixels are few, else tap by tap.
+
+  A product transposes its first operand in memory: dy, once for all taps, or what has less rows.
+  """
+  height, width, features = dy.shape[1:]
   x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-  seen = [
+  taps = [
     x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
     for i in range(shape[0])
     for j in range(shape[1])
   ]
-  if shape[2] < 16:  # the stem: a matrix of 49 x 3 rows, rather than 49 of three
-    seen = [jnp.concatenate(seen, -1)]
-  products = [
-    lax.dot_general(tap, dy, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=x.dtype)
-    for tap in seen
-  ]
-  return jnp.concatenate(products, 0).reshape(shape)
+  pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
+  multiply = functools.partial(
+    lax.dot_general, dimension_numbers=pixels, preferred_element_type=x.dtype
+  )
+  few_pixels = _few_pixels(dy)
+  if len(taps) > 1 and (few_pixels or shape[2] < 16):  # 3: the stem, whose taps are thin
+    taps = [jnp.concatenate(taps, -1)]
+  if len(taps) == 1 and (few_pixels or taps[0].shape[-1] <= features):
+    return multiply(taps[0], dy).reshape(shape)
+  return jnp.stack([multiply(dy, tap) for tap in taps]).swapaxes(1, 2).reshape(shape)
 
 
 @jax.custom_vjp
@@ -176,28 +222,59 @@ def _project_bwd(saved, dy):
 project.defvjp(_project_fwd, _project_bwd)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-  """3x3, stride 2, padding 1: [N, H, W, C] -> [N, H/2, W/2, C]."""
+@jax.custom_vjp
+def materialize(x: jax.Array, parameter: jax.Array) -> jax.Array:
+  """x itself, and its gradient, in memory once; `parameter` is any number that is not constant.
+
+  XLA's CPU backend computes what is cheap again for each operation that reads it: in a ResNet the
+  chain of residual sums, once a block. It drops `lax.optimization_barrier`, but fuses nothing with
+  what goes through a loop, and cannot know that only a NaN enters this one.
+  """
+  return lax.platform_dependent(x, parameter, cpu=_through_a_loop, default=lambda x, _: x)
+
+
+def _through_a_loop(x, parameter):
+  return lax.while_loop(
+    lambda carry: carry[0], lambda carry: (False, -carry[1]), (jnp.isnan(parameter), x)
+  )[1]
+
+
+def _materialize_bwd(parameter, dy):
+  return materialize(dy, parameter), jnp.zeros_like(parameter)
+
+
+materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), _materialize_bwd)
+
+
+def _max_pool(x):
   return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
-@jax.custom_vjp
-def deterministic_max_pool(x: jax.Array) -> jax.Array:
-  """`max_pool` for even H and W; its gradient adds in a fixed order, without select-and-scatter.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: jax.Array, deterministic: bool = False) -> jax.Array:
+  """3x3, stride 2, padding 1, for even H and W: [N, H, W, C] -> [N, H/2, W/2, C].
 
-  XLA's deterministic mode for GPUs refuses select-and-scatter, which is `max_pool`'s gradient. Of
-  equal pixels in a window, both give the gradient to the first.
+  Of equal pixels in a window the first has the gradient. On CPU, where that is faster, and if
+  `deterministic`, it is added in a fixed order: XLA's own rule, select-and-scatter, is refused by
+  its deterministic mode for GPUs.
   """
-  return max_pool(x)
+  return _max_pool(x)
 
 
-def _deterministic_max_pool_fwd(x):
-  y = max_pool(x)
+def _max_pool_fwd(x, deterministic):
+  y = _max_pool(x)
   return y, (x, y)
 
 
-def _deterministic_max_pool_bwd(saved, dy):
-  x, y = saved
+def _max_pool_bwd(deterministic, saved, dy):
+  def select_and_scatter(x, y, dy):
+    return jax.vjp(_max_pool, x)[1](dy)[0]
+
+  form = _max_pool_gradient if deterministic else select_and_scatter
+  return (lax.platform_dependent(*saved, dy, cpu=_max_pool_gradient, default=form),)
+
+
+def _max_pool_gradient(x, y, dy):
   height, width = y.shape[1:3]
   padding = (0, 0, 0)
   padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), (padding, (1, 1, 0), (1, 1, 0), padding))
@@ -214,10 +291,10 @@ def _deterministic_max_pool_bwd(saved, dy):
         for k, n, n_out in ((i, x.shape[1], height), (j, x.shape[2], width))
       )
       dx += lax.pad(part, jnp.zeros((), dx.dtype), (padding, rows, columns, padding))
-  return (dx[:, 1:-1, 1:-1],)
+  return dx[:, 1:-1, 1:-1]
 
 
-deterministic_max_pool.defvjp(_deterministic_max_pool_fwd, _deterministic_max_pool_bwd)
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 class Conv(nn.Module):
@@ -242,7 +319,8 @@ class Conv(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       return project(x, kernel[0, 0]) + bias[None, None, None]
     if self.size == 1:
-      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+      x = x[:, :: self.stride, :: self.stride]
+      return convolve(x, kernel, 1, 0)
     return convolve(x, kernel, self.stride, (self.size - 1) // 2)
 
 

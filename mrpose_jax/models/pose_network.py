@@ -88,7 +88,7 @@ def create_model(
     width: channels of the stem, 64 in the paper; less for small runs.
     norm_groups: parts of a training batch with statistics of their own, see `layers.BatchNorm`.
     remat: less memory in training for more arithmetic, see `resnet.ResNet`.
-    deterministic: a max-pool for XLA's deterministic mode, see `layers.deterministic_max_pool`.
+    deterministic: a max-pool for XLA's deterministic mode, see `layers.max_pool`.
 
   Raises:
     ConfigError: a value that is none of these; a misspelt name is told the nearest.

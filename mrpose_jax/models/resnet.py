@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
     conv2 = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')
     y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm1')(conv1(x), train))
     y = layers.BatchNorm(self.norm_groups, name='norm2')(conv2(y), train)
-    return nn.relu(y + _shortcut(self, x, train))
+    return _joined(self, y, _shortcut(self, x, train))
 
 
 class Bottleneck(nn.Module):
@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
     y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm1')(conv1(x), train))
     y = nn.relu(layers.BatchNorm(self.norm_groups, name='norm2')(conv2(y), train))
     y = layers.BatchNorm(self.norm_groups, name='norm3')(conv3(y), train)
-    return nn.relu(y + _shortcut(self, x, train))
+    return _joined(self, y, _shortcut(self, x, train))
 
 
 def _shortcut(block, x, train):
@@ -66,11 +66,16 @@ def _shortcut(block, x, train):
   return layers.BatchNorm(block.norm_groups, name='shortcut_norm')(x, train)
 
 
+def _joined(block, y, shortcut):
+  bias = block.variables['params']['norm2']['bias']
+  return layers.materialize(nn.relu(y + shortcut), bias[0])
+
+
 class ResNet(nn.Module):
   """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32.
 
   `remat`: the backward pass computes each stage again rather than keep what it computed.
-  `deterministic`: see `layers.deterministic_max_pool`.
+  `deterministic`: see `layers.max_pool`.
   """
 
   depth: int
@@ -86,7 +91,7 @@ class ResNet(nn.Module):
     block = Bottleneck if bottleneck else BasicBlock
     x = layers.Conv(self.width, 7, 2, dtype=self.dtype, name='stem_conv')(x)
     x = nn.relu(layers.BatchNorm(self.norm_groups, name='stem_norm')(x, train))
-    x = layers.deterministic_max_pool(x) if self.deterministic else layers.max_pool(x)
+    x = layers.max_pool(x, self.deterministic)
 
     def run_stage(encoder, x, stage):
       features = stage_features(encoder.depth, encoder.width) * 2**stage

@@ -17,7 +17,11 @@ def plain_convolve(x, kernel, stride, padding):
 
 @pytest.mark.parametrize(
   ('size', 'stride', 'channels', 'pixels'),
-  [(3, 1, 5, 8), (3, 2, 5, 8), (7, 2, 3, 16), (4, 2, 6, 8), (3, 2, 5, 7)],
+  [
+    *((3, 1, 5, 8), (3, 2, 5, 8), (7, 2, 3, 16), (4, 2, 6, 8), (3, 2, 5, 7)),
+    # On CPU the products' form depends on the numbers of pixels and of channels.
+    *((3, 1, 16, 24), (4, 2, 16, 48), (1, 1, 3, 24), (1, 1, 5, 24), (1, 1, 5, 8)),
+  ],
 )
 def test_convolution_and_its_gradients_equal_xlas_own(size, stride, channels, pixels):
   r = np.random.default_rng(0)
@@ -32,7 +36,9 @@ def test_convolution_and_its_gradients_equal_xlas_own(size, stride, channels, pi
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_transposed_convolution_is_the_transpose():
+@pytest.mark.parametrize('few', [0, 1024])  # which of the CPU forms
+def test_transposed_convolution_is_the_transpose(few, monkeypatch):
+  monkeypatch.setattr(layers, 'FEW_PIXELS', few)
   r = np.random.default_rng(1)
   kernel = jnp.asarray(r.standard_normal((4, 4, 3, 5)), jnp.float32)
   y = jnp.asarray(r.standard_normal((2, 3, 4, 5)), jnp.float32)
@@ -46,6 +52,13 @@ def test_transposed_convolution_is_the_transpose():
   np.testing.assert_allclose(dy, plain_convolve(dx, kernel, 2, 1), rtol=1e-5, atol=1e-5)
   want = jax.grad(lambda k: (plain_convolve(dx, k, 2, 1) * y).sum())(kernel)
   np.testing.assert_allclose(dk, want, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_materialized_stays_what_it_is():
+  x = jnp.array([[1.0, -2.0], [jnp.inf, 0.0]])
+  y, pull = jax.vjp(lambda x: layers.materialize(x, jnp.float32(3)), x)
+  np.testing.assert_array_equal(y, x)
+  np.testing.assert_array_equal(pull(2 * x)[0], 2 * x)
 
 
 def test_deconv_by_hand():
