@@ -22,7 +22,7 @@ class Program:
   Attributes:
     memory: peak bytes; arguments and the program itself included.
     flops: floating-point operations.
-    traffic: bytes that all operations read and write.
+    traffic: bytes that its operations read from main memory and write to it.
     collectives: (kind, number, bytes of their results), each kind once.
     loops: trips of each loop.
     single_gathers: instructions that fetch hundreds of pixels or numbers one by one.
@@ -43,12 +43,14 @@ class Program:
 def measure(lowered: jax.stages.Lowered, counted: jax.stages.Lowered | None = None) -> Program:
   """Compiles, and reads the costs.
 
-  XLA counts the body of a loop once; what a loop collects in an array, a row a trip, is added.
+  Traffic is counted here, from the program's text: XLA's own count has an asynchronous copy three
+  times, a slice of an array like the array, and what stays in a TPU's vector memory like the rest.
+  Of a loop, what it collects in an array, a row a trip, is counted.
 
   Args:
     lowered: the program.
-    counted: for GPUs, of whose programs XLA counts nothing, the same program of one device lowered
-      for a CPU. Its arithmetic is taken, and the traffic is the sum of all operands and results.
+    counted: for GPUs, of whose programs XLA counts no arithmetic, the same program of one device
+      lowered for a CPU.
 
   Raises:
     jax.errors.JaxRuntimeError: the program cannot be compiled, or (TPUs) does not fit.
@@ -66,16 +68,11 @@ def measure(lowered: jax.stages.Lowered, counted: jax.stages.Lowered | None = No
       trips = _trips(instruction, computations)
       loops.append(trips)
       collected += 2 * sum(a.size for a in instruction.arrays if a.shape[:1] == (trips,))
-  costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  if counted:
-    costs = {
-      'flops': counted.cost_analysis()['flops'],
-      'bytes accessed': _operands_and_results(computations[entry]),
-    }
+  memory = compiled.memory_analysis()
   return Program(
     memory=memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes,
-    flops=costs['flops'],
-    traffic=costs['bytes accessed'] + collected,
+    flops=(counted or compiled).cost_analysis()['flops'],
+    traffic=_traffic(computations[entry]) + collected,
     collectives=tuple((kind, *found) for kind, found in sorted(collectives.items())),
     loops=tuple(loops),
     single_gathers=sum(_is_single(i) for i in instructions)
@@ -85,10 +82,14 @@ def measure(lowered: jax.stages.Lowered, counted: jax.stages.Lowered | None = No
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """dtype, shape, and size in bytes."""
+  """dtype, shape, whether it lies in main memory, and size in bytes.
+
+  XLA places arrays of TPU programs in memory spaces: S(1) is the vector memory, on the chip.
+  """
 
   dtype: str
   shape: tuple[int, ...]
+  in_main_memory: bool = True
 
   @property
   def size(self) -> int:
@@ -124,8 +125,8 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     elif found := _INSTRUCTION.match(line):
       name, shape, opcode, rest = found.groups()
       arrays = tuple(
-        Array(dtype, tuple(int(n) for n in dims.split(',') if n))
-        for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shape)
+        Array(dtype, tuple(int(n) for n in dims.split(',') if n), 'S(1)' not in layout)
+        for dtype, dims, layout in re.findall(r'(\w+)\[([\d,]*)\](\{[^}]*\})?', shape)
       )
       body.append(Instruction(name, arrays, opcode, rest))
   return computations, entry
@@ -140,13 +141,19 @@ def _trips(loop, computations):
   return max((int(n) for rest in limits for n in re.findall(r'^(\d+)\)', rest)), default=1)
 
 
-def _operands_and_results(body):
-  sizes = {i.name: i.size for i in body}
-  return sum(
-    i.size + sum(sizes.get(name, 0) for name in re.findall(r'%([\w.-]+)', i.rest.split(')')[0]))
-    for i in body
-    if i.opcode not in _FREE
-  )
+def _traffic(body):
+  """Bytes of main memory that are read as operands or written as results, once by each reader."""
+  arrays = {i.name: i.arrays for i in body}
+  total = 0
+  for i in body:
+    if i.opcode in ('copy-start', 'slice-start'):  # its results: both sides, and a token
+      sides = [a for a in i.arrays if a.shape]
+      total += min(a.size for a in sides) * sum(a.in_main_memory for a in sides)
+    elif i.opcode not in _FREE and i.opcode != 'while' and not i.opcode.endswith('-done'):
+      names = re.findall(r'%([\w.-]+)', i.rest.split(')')[0])
+      touched = [*i.arrays, *(a for name in names for a in arrays.get(name, ()))]
+      total += sum(a.size for a in touched if a.in_main_memory)
+  return total
 
 
 def _is_single(instruction):
