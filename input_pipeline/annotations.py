@@ -105,7 +105,8 @@ def read_coco(path) -> Annotations:
   categories = [c for c in named if c.get('keypoints')] or named
   if len(categories) != 1:
     raise errors.DataError(
-      f'{path}: {len(categories)} categories with keypoints; one is expected per file'
+      f'{path}: {len(categories)} categories with keypoints, and a network learns one; write a '
+      'file for each, with its category and annotations only'
     )
   skeleton = skeletons.from_category(categories[0], str(path))
 
@@ -222,26 +223,32 @@ def read_mpii(path) -> Annotations:
   return Annotations(skeletons.MPII, entries, dropped, test_set)
 
 
-def read_detections(path, score_threshold: float = 0.0) -> dict[str, np.ndarray]:
-  """Reads a COCO detection result file; other categories than person (1) are left out.
+def read_detections(
+  path, score_threshold: float = 0.0, category_id: int = 1
+) -> dict[str, np.ndarray]:
+  """Reads a COCO detection result file; other categories than `category_id` are left out.
 
   Args:
     path: a JSON list of {'image_id', 'category_id', 'bbox', 'score'}.
     score_threshold: lower scores are left out.
+    category_id: of what is annotated; 1 is COCO's person. Rows without one are of it.
 
   Returns:
     {'image_ids' [N] int64, 'boxes' [N, 4] float32 xywh, 'scores' [N] float32}, in the file's order.
 
   Raises:
-    DataError: not a detection file, or a box that is not four finite numbers of positive size.
+    DataError: not a detection file, a box that is not four finite numbers of positive size, or
+      boxes of other categories only.
   """
   content = _read_json(path)
   if not isinstance(content, list):
     raise errors.DataError(f'{path}: not a detection file (it needs a list of boxes)')
-  problems, rows = [], []
+  problems, rows, categories = [], [], set()
   for number, row in enumerate(content):
     try:
-      keep = row.get('category_id', 1) == 1 and float(row['score']) >= score_threshold
+      category = row.get('category_id', category_id)
+      categories.add(category)
+      keep = category == category_id and float(row['score']) >= score_threshold
       fields = int(row['image_id']), [float(value) for value in row['bbox']], float(row['score'])
     except _MALFORMED:
       problems.append(f'row {number} {_brief(row)} lacks image_id, bbox or score')
@@ -252,6 +259,11 @@ def read_detections(path, score_threshold: float = 0.0) -> dict[str, np.ndarray]
     elif keep:
       rows.append(fields)
   _raise_problems(path, problems)
+  if categories and category_id not in categories:
+    raise errors.DataError(
+      f'{path}: has boxes of category_id {sorted(categories)[0]} and none of {category_id}, '
+      'which the annotations have; change one of them'
+    )
   image_ids, boxes, scores = zip(*rows) if rows else ((), (), ())
   return {
     'image_ids': np.array(image_ids, np.int64),

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -80,6 +81,13 @@ class Dataset:
   def annotation_file(self, split: str) -> pathlib.Path:
     """The copy of the split's annotation file that lies beside the records."""
     return self.folder / self.annotation_files[split]
+
+  @functools.cached_property
+  def category_id(self) -> int:
+    """Of what the validation split's COCO file annotates; 1, a person, in other files."""
+    content = json.loads(self.annotation_file('validation').read_bytes())
+    categories = content['categories'] if 'categories' in content else []
+    return next((c['id'] for c in categories if c.get('keypoints')), 1)
 
   @functools.cached_property
   def people_of_images(self) -> dict[int, int]:

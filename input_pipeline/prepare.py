@@ -60,6 +60,9 @@ _TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the o
 _VALIDATION = flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none.")
 _CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch in pixels.')
 _SCALE = flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
+_ASPECT = flags.DEFINE_float(
+  'aspect', None, "Width / height of the network's input [the data set's].", lower_bound=0.1
+)
 _PROCESSES = flags.DEFINE_integer(
   'processes', None, 'That read and cut images [one per core; one for few images].', lower_bound=1
 )
@@ -76,6 +79,7 @@ def prepare(
   scale: float = 0.4,
   overwrite: bool = False,
   processes: int | None = None,
+  aspect: float | None = None,
 ) -> str:
   """Prepares a data set; what was prepared before with the same settings stays as it is.
 
@@ -89,6 +93,7 @@ def prepare(
     overwrite: replace an earlier preparation.
     processes: that read and cut images, one per core by default, or one for a small data set; the
       result does not depend on it.
+    aspect: width / height of the network's input; None for 3/4, or 1 for MPII.
 
   Returns:
     A report for people, a line a split.
@@ -130,7 +135,7 @@ def prepare(
 
   # A replacement is written beside what it replaces, which stays until the new one is whole.
   replacement = data_dir / f'{dataset}.replacement'
-  crops = pose_builder.CropSettings(aspect=known.aspect, scale=scale, canvas=canvas)
+  crops = pose_builder.CropSettings(aspect=aspect or known.aspect, scale=scale, canvas=canvas)
   builder = known.builder(
     splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
   )
@@ -214,6 +219,7 @@ def main(arguments):
       _SCALE.value,
       _OVERWRITE.value,
       _PROCESSES.value,
+      _ASPECT.value,
     )
   )
 

@@ -18,6 +18,7 @@ from mrpose_jax import errors
 
 # A full disk, a full quota, a limit, a file system that became read-only.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+ROOT = pathlib.Path(__file__).parents[1]  # the checkout, or where pip installs
 
 flags.disclaim_key_flags()  # what is defined below is the caller's, and in its --help
 
@@ -106,13 +107,22 @@ def no_arguments(arguments: list[str]):
 
 def _parse(argv):
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS([_own_config(argument) for argument in argv])
   except errors.UserError as error:
     _fail(error)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     while isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
       error = error.args[0]
     _fail(errors.ConfigError(_plain(str(error.args[0]))))
+
+
+def _own_config(argument):
+  """`--config=configs/FILE.py` names the project's where the current folder has no such file."""
+  flag, _, value = argument.partition('=')
+  file = value.partition(':')[0]
+  if flag == '--config' and not os.path.exists(file) and (ROOT / file).is_file():
+    return f'--config={ROOT / value}'
+  return argument
 
 
 def _plain(message):

@@ -68,7 +68,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(
       f'data.image_size={height, width}: {name} was prepared for width / height = '
-      f'{dataset.crops["aspect"]:g}'
+      f'{dataset.crops["aspect"]:g}; choose a size of that, or prepare again with '
+      f'--aspect={width / height:g} --overwrite'
     )
   if config.augment.scale > dataset.crops['scale'] + 1e-6:
     raise errors.ConfigError(

@@ -26,6 +26,7 @@ GRAY = 114  # beside and below an image that does not fill the network's input
 STRIDES = (8, 16, 32)
 SCORE = 0.3
 OVERLAP = 0.45  # intersection over union above which the lower of two boxes goes
+LOG_SIZE = 20  # no logarithm of a box's size in cells is as large; e^20 cells are 4e9 pixels
 SIZE = 640  # of the input, where the file leaves it open
 
 
@@ -124,12 +125,17 @@ class OnnxDetector:
         return people[:, :4], people[:, 4]
     elif rows.ndim == 3 and rows.shape[2] > 5 and rows.shape[:2] == (1, sum(map(math.prod, cells))):
       # Of each cell of three grids: the box's centre and the logarithm of its size in cells, the
-      # score of any object, and that of each class.
+      # score of any object, and that of each class. Exported with --decode_in_inference, the first
+      # four are pixels of the input.
+      score = rows[0, :, 4] * rows[0, :, 5]
+      if rows[0, :, 2:4].max() > LOG_SIZE:
+        center, half = rows[0, :, :2], 0.5 * rows[0, :, 2:4]
+        return np.concatenate([center - half, center + half], 1), score
       grid = np.concatenate([np.indices(c)[::-1].reshape(2, -1).T for c in cells])  # [A, 2] xy
       stride = np.repeat(STRIDES, [math.prod(c) for c in cells])[:, None]
       center = (rows[0, :, :2] + grid) * stride
       half = 0.5 * np.exp(rows[0, :, 2:4]) * stride
-      return np.concatenate([center - half, center + half], 1), rows[0, :, 4] * rows[0, :, 5]
+      return np.concatenate([center - half, center + half], 1), score
     raise self._not_a_detector(
       f'its outputs are {[list(output.shape) for output in outputs]}, not boxes [1, N, 5] and '
       f'labels [1, N], nor [1, {sum(map(math.prod, cells))}, 5 + classes]'

@@ -52,7 +52,7 @@ def predict_split(
   detections = None
   if config.eval.detections:
     detections = annotations.read_detections(
-      config.eval.detections, config.eval.detection_threshold
+      config.eval.detections, config.eval.detection_threshold, dataset.category_id
     )
   batches = loader.evaluation_batches(
     dataset,
@@ -165,7 +165,7 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
   if not parallel.is_main():
     return folder
   folder.mkdir(parents=True, exist_ok=True)
-  coco.write_results(kept, folder / 'predictions.json')
+  coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
   checkpoint.write_json(folder / 'metrics.json', metrics)
   if dataset.skeleton == skeletons.MPII:
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')

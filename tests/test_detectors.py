@@ -73,6 +73,15 @@ def test_nobody(tmp_path):
   assert boxes.shape == (0, 4) and scores.shape == (0,)
 
 
+def test_yolox_that_decodes_itself(tmp_path):
+  rows = np.zeros((1, 84, 85), np.float32)  # 8x8 + 4x4 + 2x2 cells of 64 x 64 pixels
+  rows[0, :, 2:4] = 3
+  rows[0, 20, :6] = 20, 28, 24, 40, 0.9, 0.5
+  boxes, scores = detectors.load(write(tmp_path / 'decoded.onnx', rows))(IMAGE)
+  np.testing.assert_allclose(boxes, [[10, 10, 30, 50]], atol=1e-5)
+  np.testing.assert_allclose(scores, [0.45])
+
+
 def test_yolox_without_its_own_suppression(tmp_path):
   """Cell (x 2, y 1) of the grid of stride 16: centre (2.5, 1.5) cells, 2 x 1 cells large."""
   rows = np.zeros((1, 64 + 16 + 4, 7), np.float32)

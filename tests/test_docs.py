@@ -17,7 +17,8 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 CONFIGS = {'coco': coco, 'custom': custom, 'mpii': mpii, 'quickstart': quickstart}
 # Where the flags of a program are defined.
 SOURCES = {
-  'main.py': ('main.py', 'mrpose_jax/command_line.py'),
+  'main.py': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
+  'mrpose_jax': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'input_pipeline.prepare': ('input_pipeline/prepare.py',),
   'input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax.report': ('mrpose_jax/report.py',),
@@ -61,7 +62,7 @@ def check(command):
       continue
     assert name in known, f'{command}: {word}'
     if name == 'mode':
-      assert f"'{value}'" in (ROOT / 'main.py').read_text(), command
+      assert f"'{value}'" in (ROOT / 'mrpose_jax/__main__.py').read_text(), command
     if name == 'config' and value not in ('...', 'FILE'):
       file, _, argument = value.partition(':')
       module = CONFIGS[pathlib.Path(file).stem]

@@ -25,6 +25,12 @@ from tests import tiny_run
 def data_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('mice')
   mice.write(folder / 'source', {'train': 10, 'validation': 4})
+  for file in (folder / 'source' / 'annotations').iterdir():  # COCO's person is 1, a mouse may be 3
+    content = json.loads(file.read_text())
+    for row in content['annotations']:
+      row['category_id'] = 3
+    content['categories'][0]['id'] = 3
+    file.write_text(json.dumps(content))
   prepare.prepare('coco', folder / 'source', folder, train='train', validation='validation')
   return folder
 
@@ -78,6 +84,7 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   assert predictor(image).shape == (1, 7, 3)
   rows = json.loads(next((workdir / 'eval').glob('*/predictions.json')).read_text())
   assert len(rows[0]['keypoints']) == 21
+  assert {row['category_id'] for row in rows} == {3}
   page = paper_report.write([workdir], tmp_path / 'report', None, 1)
   assert 'mice_run' in page.read_text()
 
@@ -117,3 +124,16 @@ def test_all_images_in_one_folder(data_dir, tmp_path):
   skeleton = loader.open_dataset('coco', tmp_path / 'data').skeleton
   assert skeleton.sigmas == (0.05,) * 7
   assert skeleton.flip_pairs == ((3, 4),)
+
+
+def test_another_aspect(data_dir, tmp_path):
+  config = config_of(data_dir)
+  config.data.image_size = (64, 64)
+  with pytest.raises(errors.ConfigError, match='prepare again with --aspect=1 --overwrite'):
+    configuration.open_dataset(config)
+  sets = {'train': 'train', 'validation': 'validation'}
+  prepare.prepare('coco', data_dir / 'source', tmp_path, **sets, aspect=1.0)
+  config.data.data_dir = str(tmp_path)
+  dataset = configuration.open_dataset(config)
+  assert dataset.crops['aspect'] == 1
+  assert dataset.category_id == 3

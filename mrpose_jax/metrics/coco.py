@@ -130,9 +130,10 @@ def results(kept, category_id=1):
   ]
 
 
-def write_results(kept, path):
-  """Writes `results(kept)` as JSON, one person a line; the file appears whole or not at all.
+def write_results(kept, path, category_id=1):
+  """Writes `results(kept, category_id)` as JSON, one person a line.
 
+  The file appears whole or not at all.
   Coordinates and keypoint scores are rounded to 4 decimals, finer than float32 resolves beyond 512
   pixels, which halves the file. Makes the folder if need be.
   """
@@ -140,7 +141,7 @@ def write_results(kept, path):
   path.parent.mkdir(parents=True, exist_ok=True)
   rounded = np.round(kept['keypoints'].astype(np.float64), 4)
   encode = json.JSONEncoder(allow_nan=False, separators=(',', ':')).encode
-  lines = map(encode, results(kept | {'keypoints': rounded}))
+  lines = map(encode, results(kept | {'keypoints': rounded}, category_id))
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
     with open(unfinished, 'w') as file:

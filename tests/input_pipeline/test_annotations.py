@@ -279,6 +279,14 @@ def test_detections_by_hand(write):
   assert len(annotations.read_detections(write(rows))['scores']) == 3
 
 
+def test_detections_of_another_category(write):
+  path = write([detection(3, category_id=1), detection(4, category_id=3), detection(5)])
+  assert annotations.read_detections(path, category_id=3)['image_ids'].tolist() == [4, 5]
+  path = write([detection(3, category_id=1)])
+  with pytest.raises(errors.DataError, match='category_id 1 and none of 3'):
+    annotations.read_detections(path, category_id=3)
+
+
 def test_no_detections_are_empty_arrays(write):
   found = annotations.read_detections(write([]))
   assert {name: array.shape for name, array in found.items()} == {

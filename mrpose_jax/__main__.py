@@ -1,0 +1,71 @@
+"""Train, evaluate, predict, export: `python -m mrpose_jax --config=FILE --workdir=DIR`.
+
+In a checkout main.py is the same command.
+
+Exit codes: 0 done, 143 stopped by a signal after saving, 2 bad configuration, 3 bad data, 4
+checkpoint trouble, 5 diverged.
+"""
+
+from absl import flags
+
+from mrpose_jax import command_line
+
+_config = command_line.define_config()
+_start = command_line.define_machines()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'eval', 'predict', 'import', 'export', 'show', 'plan'], 'What to do.'
+)
+_INPUT = flags.DEFINE_string('input', None, 'predict: images or a video. import: weights.')
+_OUTPUT = flags.DEFINE_string('output', None, 'predict: folder to write to. export: file to write.')
+_BOXES = flags.DEFINE_string('boxes', None, 'predict: COCO-format boxes of people in the input.')
+_DETECTOR = flags.DEFINE_string(
+  'detector', None, 'predict: finds the people; FILE.onnx, rtmdet:FILE.onnx or rtmlib:balanced.'
+)
+_CHANNEL_ORDER = flags.DEFINE_enum(
+  'channel_order', None, ['rgb', 'bgr'], 'import: what the weights were trained on [by their kind].'
+)
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'plan: v5e:2x4, v5p:2x2x1, v6e:16x16, h100:8.')
+
+
+def run(arguments):
+  """One call; everything else is in the package."""
+  command_line.no_arguments(arguments)
+  if _MODE.value == 'show':
+    from mrpose_jax import show
+
+    return print(show.show(_config()))
+  if _MODE.value == 'plan':
+    from mrpose_jax import plan
+
+    topology = command_line.given(_TOPOLOGY, 'accelerators, such as v5e:2x4 or h100:8')
+    return print(plan.plan(_config(), topology))
+  workdir = command_line.given(_WORKDIR, 'the folder of the run')
+  _start()
+  if _MODE.value == 'predict':
+    from mrpose_jax import predict_folder
+
+    source = command_line.given(_INPUT, 'a folder of images')
+    output = command_line.given(_OUTPUT, 'a folder to write to')
+    predict_folder.predict_folder(workdir, source, output, _BOXES.value, _DETECTOR.value)
+  elif _MODE.value == 'export':
+    from mrpose_jax import export
+
+    export.export(workdir, command_line.given(_OUTPUT, 'a file to write to'))
+  elif _MODE.value == 'import':
+    from mrpose_jax import import_weights
+
+    weights = command_line.given(_INPUT, 'a file of PyTorch weights')
+    import_weights.import_weights(_config(), weights, workdir, _CHANNEL_ORDER.value)
+  elif _MODE.value == 'eval':
+    from mrpose_jax import evaluate
+
+    evaluate.evaluate(_config(), workdir)
+  else:
+    from mrpose_jax import train
+
+    train.train_and_evaluate(_config(), workdir)
+
+
+if __name__ == '__main__':
+  command_line.run(run)
