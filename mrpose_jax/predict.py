@@ -163,7 +163,7 @@ class Predictor:
     config: of the training run.
     skeleton: names of the keypoints it predicts.
     step: of the checkpoint.
-    variables: of the network, on the device.
+    variables: of the network, batch norm folded into its convolutions, on the device.
     predict_fn: (variables, images, boxes) -> people, pure; see `make_predict_fn`.
   """
 
@@ -179,7 +179,7 @@ class Predictor:
     self.config = config
     self.skeleton = skeleton
     self.step = step
-    self.variables = jax.device_put(variables)
+    self.variables = jax.jit(pose_network.fold_batch_norm)(variables)
     self.predict_fn = make_predict_fn(config, skeleton, aspect, padding)
     self._region = {'aspect': aspect, 'padding': padding}
     self._predict = jax.jit(make_predict_people(config, skeleton))

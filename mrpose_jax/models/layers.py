@@ -16,6 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+MOMENTUM, EPSILON = 0.9, 1e-5  # of batch norm
 FEW_PIXELS = 1024  # for fewer, the CPU forms move the images' pixels rather than the kernel
 
 # He et al. 2015 over the fan-out, as torchvision starts its ResNets.
@@ -346,15 +347,18 @@ class BatchNorm(nn.Module):
   `groups`: into how many equal groups of neighbouring examples a batch is split; each is normalised
   by its own statistics, and the running ones take their mean. Where each device holds whole groups
   of a batch that is split over devices, no statistics travel between them.
+
+  Of variables that `pose_network.fold_batch_norm` made it has the bias alone, and adds that.
   """
 
   groups: int = 1
-  momentum: float = 0.9
-  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x, train: bool):
     features = (x.shape[-1],)
+    if self.has_variable('params', 'bias') and not self.has_variable('params', 'scale'):
+      bias = self.get_variable('params', 'bias')
+      return (x + bias.reshape(1, 1, 1, -1)).astype(x.dtype)
     scale = self.param('scale', nn.initializers.ones, features, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, features, jnp.float32)
@@ -369,14 +373,14 @@ class BatchNorm(nn.Module):
       var = jnp.maximum(jnp.square(x32).mean(axes) - jnp.square(mean), 0.0)
       if not self.is_initializing():
         n = x.size // x.shape[-1] // groups
-        keep = self.momentum
+        keep = MOMENTUM
         whole_mean, whole_var = (m.reshape(groups, -1).mean(0) for m in (mean, var))
         running_mean.value = keep * running_mean.value + (1 - keep) * whole_mean
         running_var.value = keep * running_var.value + (1 - keep) * whole_var * (n / max(n - 1, 1))
     else:
       mean, var = running_mean.value, running_var.value
     scale, bias = (p.reshape((1,) * (mean.ndim - 1) + p.shape) for p in (scale, bias))
-    factor = scale * lax.rsqrt(var + self.epsilon)
+    factor = scale * lax.rsqrt(var + EPSILON)
     shift = bias - mean * factor
     y = x32 * jnp.expand_dims(factor, axes) + jnp.expand_dims(shift, axes)
     return y.reshape(x.shape).astype(x.dtype)

@@ -4,10 +4,13 @@ import difflib
 
 import jax
 from flax import linen as nn
+from flax import traverse_util
+from jax import lax
 from jax import numpy as jnp
 
 from mrpose_jax import errors
 from mrpose_jax.models import decoders
+from mrpose_jax.models import layers
 from mrpose_jax.models import resnet
 
 
@@ -112,3 +115,35 @@ def create_model(
   return PoseNetwork(
     name, depth, num_keypoints, width, jnp.dtype(dtype), norm_groups, remat, deterministic
   )
+
+
+def fold_batch_norm(variables: dict) -> dict:
+  """The same network for prediction, with its running statistics in the convolutions' kernels.
+
+  Each batch norm of a convolution y is factor y + shift then; the factor goes into the kernel, and
+  the norm keeps the shift as its only parameter.
+
+  Args:
+    variables: 'params' and 'batch_stats' of a `PoseNetwork`.
+
+  Returns:
+    {'params'}, for the same `PoseNetwork` with train=False.
+  """
+  params, stats = (traverse_util.flatten_dict(variables[c]) for c in ('params', 'batch_stats'))
+  for *path, name in list(params):
+    if name != 'scale':
+      continue
+    norm = tuple(path)
+    conv = *norm[:-1], norm[-1].replace('norm', 'conv')
+    factor = params.pop((*norm, 'scale')) * lax.rsqrt(stats[*norm, 'var'] + layers.EPSILON)
+    shift = params[*norm, 'bias'] - stats[*norm, 'mean'] * factor
+    transposed = 'up' in norm[-2]  # of a layers.Up: [kh, kw, output, input]
+    kernel = params[*conv, 'kernel']
+    params[*conv, 'kernel'] = kernel * factor.reshape(
+      (1, 1, -1, 1) if transposed else (1, 1, 1, -1)
+    )
+    if (*conv, 'bias') in params:
+      shift += params[*conv, 'bias'] * factor
+      params[*conv, 'bias'] = jnp.zeros_like(shift)
+    params[*norm, 'bias'] = shift
+  return {'params': traverse_util.unflatten_dict(params)}

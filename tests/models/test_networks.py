@@ -5,10 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 import mrpose_jax
 from mrpose_jax import errors
 from mrpose_jax.models import decoders
+from mrpose_jax.models import pose_network
 from mrpose_jax.models import resnet
 from tests import golden_weights
 from tests import shared_data
@@ -102,3 +104,23 @@ def test_image_sizes_must_fit_the_strides():
   model = mrpose_jax.create_model('simple_baseline', depth=18, width=4)
   with pytest.raises(ValueError, match='multiples of 32'):
     model.init(jax.random.key(0), np.zeros((1, 64, 48, 3), np.float32), train=False)
+
+
+@pytest.mark.parametrize('network', decoders.DECODERS)
+@pytest.mark.parametrize('depth', [18, 50])
+def test_folded_batch_norm_is_the_same_function(network, depth):
+  model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=4)
+  images = jax.random.normal(jax.random.key(1), (2, 64, 32, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+  keys = iter(jax.random.split(jax.random.key(2), 1000))
+
+  def positive(x):  # what training makes of ones and zeros
+    return jax.random.uniform(next(keys), x.shape, minval=0.5, maxval=1.5)
+
+  variables = jax.tree.map(lambda x: positive(x) if x.ndim == 1 else 3 * x, variables)
+  folded = jax.jit(pose_network.fold_batch_norm)(variables)
+  assert not any('scale' in jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(folded))
+  expected = model.apply(variables, images, train=False)
+  found = model.apply(folded, images, train=False)
+  assert jnp.abs(expected).max() > 1e-3
+  np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
