@@ -16,7 +16,7 @@ test: $(VENV)/installed
 # On photographs, too: make benchmark BENCHMARK_FLAGS=--coco=/data/coco
 benchmark: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
-	$(BIN)/python -m benchmarks.loader $(BENCHMARK_FLAGS)
+	$(BIN)/python -m benchmarks $(BENCHMARK_FLAGS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -1,28 +1,22 @@
 """People a second that the host can prepare: this project's loader beside a plain cv2 one.
 
-  make benchmark BENCHMARK_FLAGS='--coco=/data/coco'
-
 Both feed the same augmented training, on two cores, in batches of 32. Ours reads prepared patches
 and leaves augmentation and heatmaps to the accelerator. The plain one is what pose codes usually
 do: two processes read whole images, and warp, normalise and draw heatmaps person by person. They
 take turns, so that what else the machine does meets both.
 """
 
-import datetime
 import itertools
-import json
 import multiprocessing
-import os
 import pathlib
-import platform
 import statistics
 import time
 
 import cv2
 import jax
 import numpy as np
-from absl import flags
 
+from benchmarks import turns
 from input_pipeline import annotations
 from input_pipeline import batch
 from input_pipeline import boxes
@@ -30,56 +24,31 @@ from input_pipeline import images
 from input_pipeline import loader
 from input_pipeline import prepare
 from input_pipeline.builders import coco
-from mrpose_jax import command_line
 
 BATCH = 32
 CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 
-_COCO = flags.DEFINE_string('coco', None, 'Folder of a COCO data set, besides synthetic people.')
-_SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
-_SCRATCH = flags.DEFINE_string('scratch', 'runs/benchmark', 'Folder for prepared data.')
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'How often the two take turns.')
-_BATCHES = flags.DEFINE_integer('batches', 40, 'Batches a turn.')
-_WORKERS = flags.DEFINE_integer('num_workers', 0, 'Of our loader; 0 decodes in threads.')
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks.json', 'Where the figures go.')
+BATCHES = 40  # a turn
 
 
-def main(arguments):
-  command_line.no_arguments(arguments)
-  data_dir = pathlib.Path(_SCRATCH.value)
-  sources = {'synthetic_people': (data_dir / 'synthetic_people_images', 'train')}
-  prepare.prepare('synthetic_people', None, data_dir)
-  if _COCO.value:
-    prepare.prepare('coco', _COCO.value, data_dir, train=_SET.value, validation='')
-    sources['coco'] = pathlib.Path(_COCO.value), _SET.value
-
-  figures = {
-    'date': datetime.datetime.now().isoformat(timespec='minutes'),
-    'machine': machine(),
-    'load_before': os.getloadavg()[0],
-    'num_workers': _WORKERS.value,
-    'datasets': {},
-  }
-  for name, (source, image_set) in sources.items():
-    dataset = loader.open_dataset(name, data_dir)
-    split = coco.find_split(source, image_set)
-    figures['datasets'][name] = compare(dataset, split) | {'stages': stages(dataset)}
-  pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=2))
-  print(report(figures))
+def run(num_turns, scratch: pathlib.Path, coco_folder=None, image_set='train2017') -> dict:
+  """Of synthetic people and, where a folder is given, of a COCO data set."""
+  sources = {'synthetic_people': (scratch / 'synthetic_people_images', 'train')}
+  prepare.prepare('synthetic_people', None, scratch)
+  if coco_folder:
+    prepare.prepare('coco', coco_folder, scratch, train=image_set, validation='')
+    sources['coco'] = pathlib.Path(coco_folder), image_set
+  found = {}
+  for name, (source, split_name) in sources.items():
+    dataset = loader.open_dataset(name, scratch)
+    split = coco.find_split(source, split_name)
+    found[name] = compare(dataset, split, num_turns) | {'stages': stages(dataset)}
+  return found
 
 
-def machine() -> str:
-  model = platform.processor() or platform.machine()
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  if cpuinfo.exists():
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith('model name')]
-    model = names[0].partition(': ')[2] if names else model
-  return f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}'
-
-
-def compare(dataset, split) -> dict:
+def compare(dataset, split, num_turns) -> dict:
   """People a second of both, turn by turn."""
   people = [
     (str(split.image_folder / entry.file_name), person)
@@ -88,9 +57,9 @@ def compare(dataset, split) -> dict:
   ]
   ours, plain = [], []
   with multiprocessing.get_context('spawn').Pool(2, _start_plain, (people,)) as pool:
-    for i in range(_ROUNDS.value):
+    for i in range(num_turns):
       ours.append(speed(our_batches(dataset, seed=i)))
-      tasks = [(i, step) for step in range(_BATCHES.value + 1)]
+      tasks = [(i, step) for step in range(BATCHES + 1)]
       plain.append(speed(pool.imap(_plain_batch, tasks)))
   ratios = [a / b for a, b in zip(ours, plain)]
   return {'people': len(people), 'ours': ours, 'plain': plain, 'ratio': ratios}
@@ -98,16 +67,16 @@ def compare(dataset, split) -> dict:
 
 def speed(batches) -> float:
   """People a second up to the device, from the end of the first batch on."""
-  on_device = loader.to_device(itertools.islice(batches, _BATCHES.value + 1), jax.device_put)
+  on_device = loader.to_device(itertools.islice(batches, BATCHES + 1), jax.device_put)
   jax.block_until_ready(next(on_device))
   start = time.perf_counter()
   for arrays in on_device:
     jax.block_until_ready(arrays)
-  return _BATCHES.value * BATCH / (time.perf_counter() - start)
+  return BATCHES * BATCH / (time.perf_counter() - start)
 
 
 def our_batches(dataset, seed):
-  return loader.train_batches(dataset, BATCH, seed, num_workers=_WORKERS.value)
+  return loader.train_batches(dataset, BATCH, seed)
 
 
 def stages(dataset) -> dict[str, float]:
@@ -217,28 +186,17 @@ def _plain_heatmaps(keypoints, visible):
   return heatmaps, weights
 
 
-def report(figures) -> str:
-  """The figures as Markdown."""
+def report(found) -> str:
+  """The figures as Markdown; each turn is of BATCHES batches."""
   lines = [
-    f'{figures["machine"]}; {figures["date"]}; load before the run {figures["load_before"]:.1f}; '
-    f'median (least to most) of {_ROUNDS.value} turns of {_BATCHES.value} batches of {BATCH}',
-    '',
-    '| data set | our loader, people/s | plain cv2, 2 processes | ratio |',
+    f'| people/s, {BATCHES} batches of {BATCH} | our loader | plain cv2, 2 processes | ratio |',
     '|---|---|---|---|',
   ]
-  for name, found in figures['datasets'].items():
-    columns = [_spread(found['ours'], '.0f'), _spread(found['plain'], '.0f')]
-    lines.append(f'| {name} | {" | ".join(columns)} | {_spread(found["ratio"], ".1f")} |')
+  for name, of in found.items():
+    columns = [turns.spread(of['ours'], '.0f'), turns.spread(of['plain'], '.0f')]
+    lines.append(f'| {name} | {" | ".join(columns)} | {turns.spread(of["ratio"], ".1f")} |')
   lines += ['', '| people/s a core | read | decode | batch | transfer |', '|---|---|---|---|---|']
-  for name, found in figures['datasets'].items():
-    columns = ' | '.join(f'{value:.0f}' for value in found['stages'].values())
+  for name, of in found.items():
+    columns = ' | '.join(f'{value:.0f}' for value in of['stages'].values())
     lines.append(f'| {name} | {columns} |')
   return '\n'.join(lines)
-
-
-def _spread(values, form):
-  return f'{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})'
-
-
-if __name__ == '__main__':
-  command_line.run(main)

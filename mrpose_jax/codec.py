@@ -69,10 +69,13 @@ class Codec:
     """
     heatmaps = jnp.asarray(heatmaps)
     height, width, _ = heatmaps.shape[-3:]
+    # The row first, then the pixel in it: a CPU finds a maximum ten times as fast as its place.
+    rows = heatmaps.max(-2)  # [..., H, K]
+    scores, y = rows.max(-2), rows.argmax(-2)  # [..., K]
+    row = jnp.take_along_axis(heatmaps, y[..., None, None, :], -3)[..., 0, :, :]
+    x = row.argmax(-2)
     flat = heatmaps.reshape(*heatmaps.shape[:-3], height * width, heatmaps.shape[-1])
-    peak = flat.argmax(-2)  # [..., K]
-    scores = flat.max(-2)
-    y, x = peak // width, peak % width
+    peak = y * width + x
     keypoints = jnp.stack([x, y], -1).astype(jnp.float32)
     if self.offset == 'quarter':
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import numpy as jnp
 from PIL import Image
 
+from configs import common
 from input_pipeline import augment
 from input_pipeline import batch as batches
 from input_pipeline import boxes as box_geometry
@@ -355,12 +356,21 @@ def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
   checkpoints = checkpoint.Checkpoints(workdir)
   step = checkpoints.best_step() if step is None else step
   meta = checkpoints.meta(step)
+  meta['config'] = _complete(meta['config'])
   num_keypoints = len(meta['skeleton']['keypoints'])
   target = abstract_variables(model_of(ml_collections.ConfigDict(meta['config']), num_keypoints))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))
   checkpoints.close()
   return variables, meta, step
+
+
+def _complete(config):
+  """A stored configuration, with defaults for fields that came after it."""
+  whole = common.get_config().to_dict()
+  for name, value in config.items():
+    whole[name] = whole.get(name, {}) | value if isinstance(value, dict) else value
+  return whole
 
 
 def abstract_variables(model: pose_network.PoseNetwork):

@@ -10,7 +10,7 @@ from mrpose_jax import optimizer as optimizers
 from mrpose_jax.models import decoders
 
 torch = pytest.importorskip('torch')
-from tests import torch_networks  # noqa: E402, which needs torch
+from benchmarks import torch_networks  # noqa: E402, which needs torch
 
 K = 5
 

@@ -1,8 +1,11 @@
 """The command line: real processes once, and one clear line with its exit code for wrong input."""
 
+import importlib.util
 import json
 import os
 import pathlib
+import platform
+import resource
 import subprocess
 import sys
 
@@ -186,3 +189,26 @@ def test_a_workdir_without_checkpoints(tmp_path):
   Image.new('RGB', (8, 8)).save(tmp_path / 'a.jpg')
   with pytest.raises(errors.CheckpointError, match='no checkpoints here'):
     predict_folder.predict_folder(tmp_path, tmp_path, tmp_path / 'out')
+
+
+FREED = """
+import resource
+import numpy as np
+from mrpose_jax import command_line
+command_line.keep_freed_memory()
+for _ in range(2):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(2**28, np.uint8)
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != 'glibc' or importlib.util.find_spec('libtpu') is not None,
+  reason='memory stays with the process on CPU machines with glibc',
+)
+def test_freed_memory_stays_with_the_process():
+  done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
+  first, second = map(int, done.stdout.split())
+  assert first > 2**28 / resource.getpagesize() / 600  # huge pages at most
+  assert second < first / 10

@@ -91,6 +91,13 @@ def test_settings_of_its_own(workdir, predictor):
     mrpose_jax.load_predictor(workdir, batch_size=0)
 
 
+def test_a_run_from_before_a_field_was_there(tmp_path, predictor):
+  without = (('model', 'norm_groups'), ('eval', 'offset'))
+  older = mrpose_jax.load_predictor(tiny_run.write(tmp_path / 'run', without=without))
+  assert older.config.eval.offset == 'quarter'
+  np.testing.assert_array_equal(older(picture(), BOXES), predictor(picture(), BOXES))
+
+
 def test_what_cannot_be_predicted(predictor, tmp_path):
   image = picture()
   for wrong, message in (

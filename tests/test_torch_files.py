@@ -10,7 +10,7 @@ import mrpose_jax
 from mrpose_jax import errors
 
 torch = pytest.importorskip('torch')
-from tests import torch_networks  # noqa: E402, which needs torch
+from benchmarks import torch_networks  # noqa: E402, which needs torch
 
 
 @pytest.fixture(scope='module')

@@ -14,8 +14,11 @@ from mrpose_jax import skeleton as skeletons
 from mrpose_jax import train_state
 
 
-def write(workdir, network='simple_baseline', skeleton=skeletons.COCO) -> pathlib.Path:
-  """Writes checkpoint 0 of a network of width 4 and the smallest batches, canvas and input."""
+def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=()) -> pathlib.Path:
+  """Writes checkpoint 0 of a network of width 4 and the smallest batches, canvas and input.
+
+  `without`: (section, field) pairs that the stored configuration lacks.
+  """
   config = custom.get_config(f'{network},width=4')
   config.data.image_size = (64, 64)
   config.eval.update({'batch_size': 8, 'canvas': 160})
@@ -41,6 +44,8 @@ def write(workdir, network='simple_baseline', skeleton=skeletons.COCO) -> pathli
     'crops': {'aspect': 1.0, 'padding': 1.25},
     'iterator': None,
   }
+  for section, field in without:
+    del meta['config'][section][field]
   checkpoints.save(0, state, meta)
   checkpoints.close()
   checkpoint.write_json(workdir / 'config.json', meta['config'])
