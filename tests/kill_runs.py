@@ -5,6 +5,10 @@
 Half of the kills (SIGKILL) hit at a random time after the start, half while a checkpoint is being
 saved. Then the run is left to end, and everything that it holds is compared, bit for bit, with a
 run that was never killed: parameters, statistics, optimizer, step, and the loss of every step.
+
+  python -m tests.kill_runs --restarts=300
+
+starts a run that has ended again and again, in one process, and counts what is left behind.
 """
 
 import json
@@ -12,10 +16,12 @@ import logging
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -23,6 +29,7 @@ import orbax.checkpoint as ocp
 from absl import app
 from absl import flags
 
+from mrpose_jax import train
 from tests import tiny_people
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -107,9 +114,13 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
 def main(argv):
   del argv
   logging.getLogger('absl').setLevel(logging.ERROR)
-  kills = flags.FLAGS.kills
+  kills, restarts = flags.FLAGS.kills, flags.FLAGS.restarts
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
+    if restarts:
+      for done, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
+        print(f'{done} starts: {restart(folder, times)}', flush=True)
+      return
     run(folder, kills, epochs=3.0 * kills, seed=flags.FLAGS.seed)
 
 
@@ -143,6 +154,22 @@ def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
   )
 
 
+def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
+  """Starts a run of one epoch so often in this process; what there is afterwards, counted."""
+  for _ in range(times):
+    train.train_and_evaluate(tiny_people.config(epochs=1.0), workdir)
+  with open('/proc/self/statm') as file:
+    resident = int(file.read().split()[1]) * resource.getpagesize()
+  return {
+    'files': len(list(workdir.rglob('*'))),
+    'threads': threading.active_count(),
+    'open files': len(os.listdir('/proc/self/fd')),
+    'shared memory': len(os.listdir('/dev/shm')),
+    'children': len(pathlib.Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()),
+    'MB': resident >> 20,
+  }
+
+
 def _saving(workdir):
   return any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
 
@@ -156,5 +183,6 @@ def _kill(process):
 
 if __name__ == '__main__':
   flags.DEFINE_integer('kills', 50, 'How often.')
+  flags.DEFINE_integer('restarts', 0, 'How often to start a run that has ended, instead.')
   flags.DEFINE_integer('seed', 0, 'Of the times.')
   app.run(main)
