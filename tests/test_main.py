@@ -212,3 +212,10 @@ def test_freed_memory_stays_with_the_process():
   first, second = map(int, done.stdout.split())
   assert first > 2**28 / resource.getpagesize() / 600  # huge pages at most
   assert second < first / 10
+
+
+def test_importing_loads_nothing_heavy():
+  code = 'import sys, mrpose_jax; print(*sys.modules)'
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  heavy = {'tensorflow', 'matplotlib', 'pandas', 'torch', 'cv2'}
+  assert not heavy & set(done.stdout.split())
