@@ -69,6 +69,7 @@ def predict_split(
     keypoints.append(predict_step(variables, batch))
     rows.append(kept)
   # Each process has a row for each person of its images, and fillers, which are left out.
+  parallel.wait_for_all('predictions')
   real = [parallel.local_rows(k)[: len(kept.image_ids)] for k, kept in zip(keypoints, rows)]
   keypoints = parallel.gather_rows(np.concatenate(real))
   columns = loader.Rows(*(parallel.gather_rows(np.concatenate(column)) for column in zip(*rows)))

@@ -4,15 +4,20 @@ A run has one or more processes, each with its own devices. All of them read dat
 process 0 alone writes files.
 """
 
+import itertools
+
 import jax
 import numpy as np
 from jax import sharding
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from mrpose_jax import errors
 
 # A process that has not been heard of for so long is dead, and the others end.
 HEARTBEAT_SECONDS = 10
+
+_barriers = itertools.count()
 
 
 def initialize(
@@ -65,9 +70,24 @@ def agree(number: int | None) -> int | None:
 
 
 def wait_for_all(name: str):
-  """Returns when every process has come here."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
+  """Returns when every process has come here, within half an hour.
+
+  It asks the run's coordinator. Collectives of CPUs would give up after 30 seconds.
+  """
+  key = f'{name} {next(_barriers)}'  # each of its own
+  multihost.get_barrier_sync_fn()(key=key, timeout_ms=30 * 60 * 1000)
+
+
+def compile_together(function, *arguments):
+  """The jitted function, compiled by every process before any of them runs it.
+
+  For the first collective of a program waits for a process that still compiles 30 seconds at most.
+  """
+  if jax.process_count() == 1:
+    return function
+  compiled = function.lower(*arguments).compile()
+  wait_for_all('compiled')
+  return compiled
 
 
 def data_mesh() -> sharding.Mesh:

@@ -297,6 +297,8 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
       evaluate_checkpoint()  # it was stopped here
     interval = []
     for step, batch in zip(range(start_step + 1, total_steps + 1), progress.timed(batches)):
+      if step == start_step + 1:
+        train_step = parallel.compile_together(train_step, state, batch)
       state, metrics = train_step(state, batch)
       interval.append(metrics)
       progress.advance(metrics)
