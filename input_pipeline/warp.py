@@ -111,12 +111,16 @@ def by_tiles(images, matrix, out_size, max_step):
   windows = jnp.einsum('nbtsy,nbyxc->nbtscx', rows, windows)
 
   # The weights' two halves (see _exact_product) lie side by side, each with the window again.
-  along_x = jnp.concatenate(_halves(_weights(points[..., 0], tile_side)), -1)  # [N, B, T, P, 2s]
-  along_y = _weights(points[..., 1], tile_side)  # [N, B, T, P, s]
+  # Weights in the shape of what they multiply are made there, and not kept in main memory.
   columns = jnp.concatenate([columns, columns], -2)  # [N, B, T, 2s, S]
   windows = jnp.einsum('nbtscx,nbtux->nbtscu', windows, columns)
+  pixel = lax.broadcasted_iota(jnp.int32, (*points.shape[:-1], 2 * tile_side), 4)
+  along_x = _weight(points[..., :1] - pixel % tile_side)  # [N, B, T, P, 2s]
+  along_x = jnp.where(pixel < tile_side, *_halves(along_x))
   lines = jnp.einsum('nbtpu,nbtscu->nbtpsc', along_x, windows, preferred_element_type=jnp.float32)
-  crops = (along_y[..., None] * lines).sum(4)  # [N, B, T, P, C]
+  pixel = lax.broadcasted_iota(jnp.int32, lines.shape, 4)
+  along_y = _weight(points[..., 1:, None] - pixel)  # [N, B, T, P, s, C]
+  crops = (along_y * lines).sum(4)  # [N, B, T, P, C]
   crops = crops.reshape(n, down, across, tiles_down, tiles_across, TILE, TILE, channels)
   return crops.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, *out_size, channels)
 
@@ -161,7 +165,12 @@ def _sources(matrix, out_size):
 def _weights(position, size):
   """[...] -> [..., size]: of each pixel along an axis for a sample at `position`."""
   pixels = jnp.arange(size, dtype=jnp.float32).reshape((1,) * position.ndim + (size,))
-  return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - pixels))
+  return _weight(position[..., None] - pixels)
+
+
+def _weight(distance):
+  """Bilinear, of a pixel at so many pixels along an axis."""
+  return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
 
 def _exact_product(equation, weights, pixels):
