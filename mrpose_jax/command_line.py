@@ -129,13 +129,23 @@ def no_arguments(arguments: list[str]):
 
 def _parse(argv):
   try:
-    return flags.FLAGS([_own_config(argument) for argument in argv])
+    return flags.FLAGS([_own_config(argument) for argument in _last_of_each_field(argv)])
   except errors.UserError as error:
     _fail(error)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     while isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
       error = error.args[0]
     _fail(errors.ConfigError(_plain(str(error.args[0]))))
+
+
+def _last_of_each_field(argv):
+  """Without a field's earlier values: ml_collections would join those of a tuple."""
+  last = {argument.partition('=')[0]: i for i, argument in enumerate(argv) if '=' in argument}
+  return [
+    argument
+    for i, argument in enumerate(argv)
+    if not argument.startswith('--config.') or last.get(argument.partition('=')[0], i) <= i
+  ]
 
 
 def _own_config(argument):

@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 
 def check(config: ml_collections.ConfigDict):
   """Raises ConfigError for values that cannot be run, before anything is read or compiled."""
-  height, width = config.data.image_size
-  if height % 32 or width % 32 or min(height, width) < 32:
-    raise errors.ConfigError(f'data.image_size={height, width}: both must be multiples of 32')
+  size = config.data.image_size
+  if len(size) != 2 or any(n < 32 or n % 32 for n in size):
+    raise errors.ConfigError(
+      f'data.image_size={tuple(size)}: give (height, width), multiples of 32'
+    )
   parallel.check_batch_size('train.batch_size', config.train.batch_size)
   parallel.check_batch_size('eval.batch_size', config.eval.batch_size)
   for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every', 'checkpoint_every'):

@@ -1,6 +1,7 @@
 """Evaluated runs beside the paper's tables I and III, and what may be compared with what."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from mrpose_jax import paper_figures
 from mrpose_jax import report
 from mrpose_jax import report_figures
 from mrpose_jax import report_page
+
+log = logging.getLogger(__name__)
 
 PAPER_WIDTH = 64  # channels of the stem
 
@@ -74,7 +77,8 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
   """Writes report.html, report.md and their pictures.
 
   Args:
-    workdirs: of evaluated runs, or their checkpoints' own folders.
+    workdirs: of evaluated runs, or their checkpoints' own folders; of several, what is no such run
+      is left out with a warning, so that runs/* is a way to name them.
     output: folder, made if it is not there.
     data_dir: folder of prepared data; None takes that of each run's configuration.
     num_images: images of figure 6 and people of figure 7.
@@ -83,12 +87,12 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
     The HTML page.
 
   Raises:
-    CheckpointError: a workdir that is not there, damaged, or not evaluated.
+    CheckpointError: no workdir is left, or one is not there.
     ConfigError: matplotlib is missing, or the folder cannot be made.
   """
   paper_figures.check_matplotlib()
   groups = {}
-  for run in sorted(map(read_run, workdirs), key=_paper_order):
+  for run in sorted(read_runs(workdirs), key=_paper_order):
     groups.setdefault((run.data, run.image_size), []).append(run)
   output = pathlib.Path(output).expanduser().absolute()
   try:
@@ -102,6 +106,27 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
   page.write_text(report_page.to_html(sections, output), encoding='utf-8')
   page.with_suffix('.md').write_text(report_page.to_markdown(sections), encoding='utf-8')
   return page
+
+
+def read_runs(paths) -> list[Run]:
+  """The evaluated runs among some paths.
+
+  Raises:
+    CheckpointError: a path is not there, or none holds an evaluated run.
+  """
+  runs, problems = [], []
+  for path in paths:
+    try:
+      runs.append(read_run(path))
+    except errors.CheckpointError as error:
+      if not pathlib.Path(path).expanduser().exists():
+        raise
+      problems.append(error)
+  if not runs:
+    raise problems[0]
+  for problem in problems:
+    log.warning('left out: %s', problem)
+  return runs
 
 
 def read_run(path) -> Run:

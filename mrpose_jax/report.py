@@ -72,7 +72,7 @@ def main(workdirs: list[str]):
   page = paper_report.write(
     workdirs, flags.FLAGS.output, flags.FLAGS.data_dir or None, flags.FLAGS.num_images
   )
-  print(f'{page} and {page.with_suffix(".md").name}, {len(workdirs)} runs')
+  print(f'{page} and {page.with_suffix(".md").name}')
 
 
 if __name__ == '__main__':

@@ -28,8 +28,11 @@ SOURCES = {
 
 
 def commands(page):
+  return commands_of(page.read_text(encoding='utf-8'))
+
+
+def commands_of(text):
   """The lines of a page's blocks of `sh` or of no language, and its commands in running text."""
-  text = page.read_text(encoding='utf-8')
   blocks = re.findall(r'^```(\w*)\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
   shell = '\n'.join(block for language, block in blocks if language in ('', 'sh'))
   lines = shell.replace('\\\n', ' ').splitlines()

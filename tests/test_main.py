@@ -147,6 +147,13 @@ def test_predictor_edges(workdir):
 CONFIG = '--config=configs/custom.py'
 
 
+def test_the_last_of_a_fields_values_counts():
+  twice = ('--config.data.image_size=(256,192)', '--config.data.image_size=(64,64)')
+  done = call('--mode=show', CONFIG, *twice, '--config.seed=1', '--config.seed=2')
+  assert "'--config.data.image_size=(64, 64)'" in done.stdout, done.stderr
+  assert '--config.seed=2\n' in done.stdout
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [
@@ -159,6 +166,7 @@ CONFIG = '--config=configs/custom.py'
     (['--workdir=x', '--config=configs/coco.py:recipe=own'], 2, 'unknown recipe'),
     (['--workdir=x', CONFIG, '--config.train.epoch=3'], 2, 'epochs'),
     (['--workdir=x', CONFIG, '--config.train.epochs=many'], 2, 'many'),
+    (['--workdir=x', CONFIG, '--config.data.image_size=256'], 2, 'give (height, width)'),
     (['--workdir=x', CONFIG, '--mode=training'], 2, 'training'),
     (['--workdir=x', CONFIG, '--wrkdir=x'], 2, 'wrkdir'),
     (['--workdir=x', CONFIG, '--config.data.data_dir=absent'], 3, 'input_pipeline.prepare'),

@@ -26,6 +26,7 @@ from mrpose_jax import train
 from tests import tiny_people
 
 ROOT = pathlib.Path(__file__).parents[1]
+BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 
 # By hand from the paper; what is no COCO or MPII data set of the paper's is compared with nothing.
 OURS = {'AP': 0.712, 'AP50': 0.8844, 'AP75': 0.7836, 'APM': -1.0, 'APL': 0.78, 'AR': 0.768}
@@ -180,6 +181,19 @@ def test_workdirs_that_cannot_be_used(tmp_path, damage, message):
   assert not (tmp_path / 'report').exists()
 
 
+def test_what_is_no_run_is_left_out_of_several(tmp_path, caplog):
+  run = fake_run(tmp_path / 'run', coco.get_config(), {1: OURS})
+  (tmp_path / 'data').mkdir()
+  (tmp_path / 'notes.txt').write_text('')
+  found = paper_report.read_runs(sorted(tmp_path.iterdir()))
+  assert [one.workdir for one in found] == [run]
+  assert [line.split(':')[0] for line in caplog.messages] == ['left out', 'left out']
+  with pytest.raises(errors.CheckpointError, match=r'no config\.json here'):
+    paper_report.read_runs([tmp_path / 'data', tmp_path / 'notes.txt'])
+  with pytest.raises(errors.CheckpointError, match='absent'):
+    paper_report.read_runs([run, tmp_path / 'absent'])
+
+
 def test_no_matplotlib(tmp_path, monkeypatch):
   monkeypatch.setattr(paper_figures.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.ConfigError, match=r"pip install 'mrpose_jax\[report\]'"):
@@ -241,7 +255,7 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
   options = ('--num_images=2', f'--data_dir={tiny_people.data_dir()}')
   done = call(workdir, untrained, '--output=out', *options)
   assert done.returncode == 0, done.stderr
-  assert done.stdout == f'{tmp_path}/out/report.html and report.md, 2 runs\n'
+  assert done.stdout == f'{tmp_path}/out/report.html and report.md\n'
   page = tmp_path / 'out' / 'report.html'
   found = Page(page.read_text())
   assert not found.open
@@ -266,15 +280,22 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.skipif(not BROWSER, reason='no Chromium is installed')
+def test_what_the_console_says_is_noticed(tmp_path):
+  page = tmp_path / 'page.html'
+  page.write_text('<script>absent();</script>')
+  with pytest.raises(AssertionError):
+    in_chromium(page, tmp_path)
+
+
 def in_chromium(page, folder):
   """Where a Chromium is installed: the page is shown, and nothing is said on the console."""
-  browser = shutil.which('chromium') or shutil.which('google-chrome')
-  if browser is None:
+  if not BROWSER:
     return
   options = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars')
   done = subprocess.run(
     [
-      *(browser, *options, '--enable-logging=stderr', '--window-size=1400,3000'),
+      *(BROWSER, *options, '--enable-logging=stderr', '--window-size=1400,3000'),
       *(f'--user-data-dir={folder}/browser', f'--screenshot={folder}/page.png', page.as_uri()),
     ],
     capture_output=True,
