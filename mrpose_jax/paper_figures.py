@@ -153,7 +153,7 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     line(points, network, linestyle='-', marker=marker, linewidth=2.2)
   axes.set_xticks(range(len(depths)), [f'ResNet-{depth}' for depth in depths])
   axes.set_xlim(-0.5, len(depths) - 0.5)
-  axes.set_ylabel(f'{AXIS[metric]} (%)')
+  show_per_cent(axes, metric)
   axes.grid(axis='y', color='#dddddd', linewidth=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
@@ -172,6 +172,14 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
   return report_page.Figure(
     file.name, f'{caption}; solid ours, dashed the paper.' if paper else f'{caption}.'
   )
+
+
+def show_per_cent(axes, metric: str):
+  """Names the y axis, which ends at 0 and 100 but for half a dot."""
+  axes.set_ylabel(f'{AXIS[metric]} (%)')
+  low, high = axes.get_ylim()
+  room = 0.03 * (high - low)
+  axes.set_ylim(max(low, -room), min(high, 100 + room))
 
 
 def read_examples(dataset: loader.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -89,7 +89,7 @@ def draw_curves(curves, metric: str, file: pathlib.Path) -> report_page.Figure:
     axes[1].plot(*lines[1].T, marker='o', markersize=4, **style)
   axes[0].set_yscale('log')
   axes[0].set_ylabel('loss')
-  axes[1].set_ylabel(f'{paper_figures.AXIS[metric]} (%)')
+  paper_figures.show_per_cent(axes[1], metric)
   for side in axes:
     side.set_xlabel('step')
   axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import figure
 from PIL import Image
 
 from configs import coco
@@ -325,6 +326,18 @@ def test_curves_of_a_run(tmp_path):
   np.testing.assert_array_equal(scores, [[20, 25.0]])
   loss, scores = report_figures.read_curves(tmp_path / 'absent', 'AP')
   assert loss.shape == scores.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+  ('values', 'limits'),
+  [([0, 100], (-3.3, 103.3)), ([40, 60], (39, 61)), ([98, 100], (97.9, 100.066))],
+)
+def test_per_cent_end_at_0_and_100(values, limits):
+  axes = figure.Figure().add_subplot()
+  axes.plot([0, 1], values)
+  paper_figures.show_per_cent(axes, 'AP')
+  np.testing.assert_allclose(axes.get_ylim(), limits, rtol=1e-3)
+  assert max(t for t in axes.get_yticks() if t <= axes.get_ylim()[1]) <= 100
 
 
 def test_runs_of_one_network_are_told_apart(tmp_path):
