@@ -9,6 +9,7 @@ from jax import numpy as jnp
 import mrpose_jax
 from benchmarks import torch_networks
 from benchmarks import turns
+from mrpose_jax import compilation
 from mrpose_jax import optimizer as optimizers
 from mrpose_jax.models import pose_network
 
@@ -45,7 +46,7 @@ def _training(name, depth, size, width, n, num_turns):
     params = optax.apply_updates(variables['params'], updates)
     return {'params': params, **updated}, opt_state, loss
 
-  train_step = jax.jit(train_step, donate_argnums=(0, 1))
+  train_step = compilation.jit(train_step, donate_argnums=(0, 1))
   state = [variables, jax.jit(optimizer.init)(variables['params'])]
 
   def ours():
@@ -72,7 +73,7 @@ def _prediction(name, depth, size, width, n, num_turns):
   model, variables, network = both(name, depth, width)
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
   folded = jax.jit(pose_network.fold_batch_norm)(variables)  # as the Predictor has it
-  predict = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+  predict = compilation.jit(lambda variables, x: model.apply(variables, x, train=False))
   network.eval()
 
   def ours():

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 import mrpose_jax
 from benchmarks import turns
+from mrpose_jax import compilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _measure(depth, size, n, num_turns):
   functions = {'predict': lambda v, x: model.apply(v, x, train=False), 'gradient': gradient}
   seconds, memory = {}, {}
   for name, function in functions.items():
-    compiled = jax.jit(function).lower(variables, images).compile()
+    compiled = compilation.jit(function).lower(variables, images).compile()
     memory[name] = compiled.memory_analysis().temp_size_in_bytes
 
     def call(compiled=compiled):

@@ -13,6 +13,7 @@ from input_pipeline import annotations
 from input_pipeline import images
 from input_pipeline import loader
 from mrpose_jax import checkpoint
+from mrpose_jax import compilation
 from mrpose_jax import configuration
 from mrpose_jax import error_analysis
 from mrpose_jax import parallel
@@ -140,7 +141,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   place = parallel.replicated(mesh)
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()
-  predict_step = jax.jit(
+  predict_step = compilation.jit(
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
   )
   predictions = predict_split(predict_step, variables, dataset, config, mesh)

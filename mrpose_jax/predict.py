@@ -20,6 +20,7 @@ from input_pipeline import boxes as box_geometry
 from input_pipeline import images as image_files
 from mrpose_jax import checkpoint
 from mrpose_jax import codec as codecs
+from mrpose_jax import compilation
 from mrpose_jax import skeleton as skeletons
 from mrpose_jax.models import pose_network
 
@@ -183,8 +184,8 @@ class Predictor:
     self.variables = jax.jit(pose_network.fold_batch_norm)(variables)
     self.predict_fn = make_predict_fn(config, skeleton, aspect, padding)
     self._region = {'aspect': aspect, 'padding': padding}
-    self._predict = jax.jit(make_predict_people(config, skeleton))
-    self._predict_heatmaps = jax.jit(make_predict_heatmaps(config, skeleton))
+    self._predict = compilation.jit(make_predict_people(config, skeleton))
+    self._predict_heatmaps = compilation.jit(make_predict_heatmaps(config, skeleton))
 
   def __call__(
     self,

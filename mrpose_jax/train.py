@@ -17,6 +17,7 @@ from input_pipeline import augment
 from input_pipeline import loader
 from mrpose_jax import checkpoint
 from mrpose_jax import codec as codecs
+from mrpose_jax import compilation
 from mrpose_jax import configuration
 from mrpose_jax import errors
 from mrpose_jax import evaluate
@@ -213,8 +214,8 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
     config.model.channel_order,
     config.train.accumulate,
   )
-  train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(place, place))
-  predict_step = jax.jit(
+  train_step = compilation.jit(train_step, donate_argnums=0, out_shardings=(place, place))
+  predict_step = compilation.jit(
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
   )
 

@@ -44,6 +44,7 @@ def _convolve_fwd(x, kernel, stride, padding):
 
 def _convolve_bwd(stride, padding, saved, dy):
   x, kernel = saved
+  x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
   if kernel.shape[:2] == (1, 1):
     return dy @ kernel[0, 0].T, _kernel_gradient(x, dy, kernel.shape, stride, padding)
   return (
@@ -67,6 +68,7 @@ def _convolve_transposed_fwd(y, kernel, stride, padding):
 
 def _convolve_transposed_bwd(stride, padding, saved, dx):
   y, kernel = saved
+  y, dx = (materialize(a, kernel.ravel()[0]) for a in (y, dx))
   return (
     convolve(dx, kernel, stride, padding),
     _kernel_gradient(dx, y, kernel.shape, stride, padding),
@@ -164,10 +166,9 @@ def _phases(taps, stride, padding):
 def _kernel_gradient(x, dy, shape, stride, padding):
   """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
   form = functools.partial(_kernel_gradient_default, shape=shape, stride=stride, padding=padding)
-  products = functools.partial(
-    _kernel_gradient_by_products, shape=shape, stride=stride, padding=padding
-  )
-  return lax.platform_dependent(x, dy, cpu=products, default=form)
+  if shape[:2] != (1, 1):
+    return form(x, dy)
+  return lax.platform_dependent(x, dy, cpu=_kernel_gradient_by_product, default=form)
 
 
 def _kernel_gradient_default(x, dy, shape, stride, padding):
@@ -181,28 +182,15 @@ def _kernel_gradient_default(x, dy, shape, stride, padding):
   return transpose(dy)[0]
 
 
-def _kernel_gradient_by_products(x, dy, shape, stride, padding):
-  """The same as matrix products: of all taps at once where pixels are few, else tap by tap.
-
-  A product transposes its first operand in memory: dy, once for all taps, or what has less rows.
-  """
-  height, width, features = dy.shape[1:]
-  x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-  taps = [
-    x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-    for i in range(shape[0])
-    for j in range(shape[1])
-  ]
-  pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
+def _kernel_gradient_by_product(x, dy):
+  """Of a 1x1 kernel. A product transposes its first operand in memory: what has less to move."""
   multiply = functools.partial(
-    lax.dot_general, dimension_numbers=pixels, preferred_element_type=x.dtype
+    lax.dot_general,
+    dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())),
+    preferred_element_type=x.dtype,
   )
-  few_pixels = _few_pixels(dy)
-  if len(taps) > 1 and (few_pixels or shape[2] < 16):  # 3: the stem, whose taps are thin
-    taps = [jnp.concatenate(taps, -1)]
-  if len(taps) == 1 and (few_pixels or taps[0].shape[-1] <= features):
-    return multiply(taps[0], dy).reshape(shape)
-  return jnp.stack([multiply(dy, tap) for tap in taps]).swapaxes(1, 2).reshape(shape)
+  few = _few_pixels(dy) or x.shape[-1] <= dy.shape[-1]
+  return (multiply(x, dy) if few else multiply(dy, x).T)[None, None]
 
 
 @jax.custom_vjp
