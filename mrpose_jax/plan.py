@@ -164,7 +164,7 @@ def largest_batch(
     limit: bytes that there are.
     multiple_of: what the number must be.
   """
-  fits, too_many = 0, math.inf
+  first, fits, too_many = people, 0, math.inf
   while True:
     if memory <= limit:
       fits = people
@@ -174,6 +174,8 @@ def largest_batch(
     guess = guess // 8 * 8 or guess
     if guess >= too_many or (memory > limit and guess <= fits):
       guess = (fits + too_many) // 2
+    elif fits * 17 / 16 < guess and people != first and too_many == math.inf:
+      guess = max(guess, fits * 3 // 2)  # XLA computes again what does not fit: there is no line
     guess -= guess % multiple_of
     if guess <= fits * 17 / 16:
       return fits
