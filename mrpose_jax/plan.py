@@ -124,7 +124,8 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
       return planner.measure(name, n)[1]
 
     groups = config.model.norm_groups // math.gcd(config.model.norm_groups, len(devices))
-    largest = largest_batch(memory_of, number, memory, planner.state_bytes(), chip.memory, groups)
+    fixed = planner.fixed_bytes(name)
+    largest = largest_batch(memory_of, number, memory, fixed, chip.memory, groups)
     columns[name] = describe(program, memory, number, largest, chip, len(devices))
     if name == 'train' and program:
       crops, _ = planner.measure('crops', number)
@@ -172,12 +173,13 @@ def largest_batch(
       too_many = people
     guess = int(people * (limit - fixed) / (memory - fixed))
     guess = guess // 8 * 8 or guess
-    if guess >= too_many or (memory > limit and guess <= fits):
-      guess = (fits + too_many) // 2
-    elif fits * 17 / 16 < guess and people != first and too_many == math.inf:
+    enough = fits * 17 / 16
+    if too_many < math.inf:
+      guess = guess if enough < guess < too_many else (fits + too_many) // 2
+    elif enough < guess and people != first:
       guess = max(guess, fits * 3 // 2)  # XLA computes again what does not fit: there is no line
     guess -= guess % multiple_of
-    if guess <= fits * 17 / 16:
+    if guess <= fits or too_many <= enough or (guess <= enough and too_many == math.inf):
       return fits
     people, memory = guess, memory_of(guess)
 
@@ -349,8 +351,10 @@ class Planner:
     step = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
     return jax.jit(crops).lower(step, self.batch(people, self.canvas))
 
-  def state_bytes(self) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state()))
+  def fixed_bytes(self, name: str) -> int:
+    """Of what does not depend on the people: the state, of which predicting has the variables."""
+    state = self.state() if name == 'train' else self.state().variables
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
   def state(self) -> train_state.TrainState:
     create = functools.partial(train_state.create, self.model, self.optimizer)

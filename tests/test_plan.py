@@ -166,6 +166,13 @@ def test_a_shape_that_there_is_not(monkeypatch):
     plan.open_topology('v5e:3x5')
 
 
+def test_predicting_holds_no_optimizer(config, here):
+  planner = plan.Planner(config, jax.devices())
+  variables = planner.fixed_bytes('predict')
+  params = sum(4 * x.size for x in jax.tree.leaves(planner.state().params))
+  assert params < variables < planner.fixed_bytes('train') - 2 * params + 100
+
+
 def test_keypoints_come_from_the_data_sets_name(here):
   planner = plan.Planner(mpii.get_config(), jax.devices())
   assert planner.batch(2, 96).keypoints.shape == (8, 16, 2)
