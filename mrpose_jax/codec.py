@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+from jax import lax
 from jax import numpy as jnp
 
 from mrpose_jax import skeleton as skeletons
@@ -71,9 +72,10 @@ class Codec:
     height, width, _ = heatmaps.shape[-3:]
     # The row first, then the pixel in it: a CPU finds a maximum ten times as fast as its place.
     rows = heatmaps.max(-2)  # [..., H, K]
-    scores, y = rows.max(-2), rows.argmax(-2)  # [..., K]
+    scores = rows.max(-2)  # [..., K]
+    y = _first(rows, scores)
     row = jnp.take_along_axis(heatmaps, y[..., None, None, :], -3)[..., 0, :, :]
-    x = row.argmax(-2)
+    x = _first(row, scores)
     flat = heatmaps.reshape(*heatmaps.shape[:-3], height * width, heatmaps.shape[-1])
     peak = y * width + x
     keypoints = jnp.stack([x, y], -1).astype(jnp.float32)
@@ -89,6 +91,14 @@ class Codec:
       inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
       keypoints += jnp.where(inside[..., None], 0.25 * jnp.sign(slope), 0.0)
     return jnp.where(scores[..., None] > 0, keypoints, 0.0), scores
+
+
+def _first(values, maxima):
+  """Where along the last but one axis the maxima are: `argmax`, in two passes that vectorise."""
+  length = values.shape[-2]
+  places = lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 2)
+  found = jnp.where(values == maxima[..., None, :], places, length).min(-2)
+  return jnp.minimum(found, length - 1)  # of NaN, which are nowhere equal
 
 
 def flip_heatmaps(heatmaps: jax.Array, flip_pairs, shift: bool = True) -> jax.Array:

@@ -109,3 +109,13 @@ def test_wrong_settings_are_refused():
     codecs.Codec((64, 32), (16, 8), offset='half')
   with pytest.raises(ValueError, match='positive'):
     codecs.Codec((64, 32), (16, 8), sigma=0.0)
+
+
+def test_of_equal_peaks_the_first_and_none_of_nan():
+  heatmaps = np.zeros((6, 8, 3), np.float32)
+  heatmaps[[4, 2, 2], [1, 6, 3], 0] = 0.5
+  heatmaps[:, :, 1] = 0.25
+  heatmaps[3, 3, 2] = np.nan
+  keypoints, scores = codecs.Codec((24, 32), (6, 8), offset='none').decode(heatmaps)
+  np.testing.assert_array_equal(keypoints, [[3, 2], [0, 0], [0, 0]])
+  np.testing.assert_array_equal(scores, [0.5, 0.25, np.nan])
