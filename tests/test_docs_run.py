@@ -186,6 +186,7 @@ def test_what_is_left_to_other_tests():
     assert any(name in command for command in elsewhere), name
 
 
+@pytest.mark.filterwarnings('ignore:OpenCV')  # without it supervision says that it is slower
 @pytest.mark.parametrize('page', PAGES)
 def test_every_block_of_python(folder, results, page, monkeypatch):
   """With the variables that a reader has."""
