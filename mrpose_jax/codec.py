@@ -72,7 +72,7 @@ class Codec:
     height, width, _ = heatmaps.shape[-3:]
     # The row first, then the pixel in it: a CPU finds a maximum ten times as fast as its place.
     rows = heatmaps.max(-2)  # [..., H, K]
-    scores = rows.max(-2)  # [..., K]
+    scores = -(-rows).min(-2)  # [..., K]; a maximum of maxima XLA takes from all heatmaps again
     y = _first(rows, scores)
     row = jnp.take_along_axis(heatmaps, y[..., None, None, :], -3)[..., 0, :, :]
     x = _first(row, scores)

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -119,3 +120,11 @@ def test_of_equal_peaks_the_first_and_none_of_nan():
   keypoints, scores = codecs.Codec((24, 32), (6, 8), offset='none').decode(heatmaps)
   np.testing.assert_array_equal(keypoints, [[3, 2], [0, 0], [0, 0]])
   np.testing.assert_array_equal(scores, [0.5, 0.25, np.nan])
+
+
+def test_decode_reads_the_heatmaps_once():
+  """By XLA's count three times: it takes each of two gathers for a whole reading."""
+  codec = codecs.Codec(image_size=(256, 192), heatmap_size=(64, 48))
+  heatmaps = jax.ShapeDtypeStruct((4, 64, 48, 17), np.float32)
+  cost = jax.jit(codec.decode).lower(heatmaps).compile().cost_analysis()
+  assert cost['bytes accessed'] < 3.2 * heatmaps.size * heatmaps.dtype.itemsize
