@@ -1,11 +1,11 @@
 """Convolutions, their transposes and batch normalisation, as the networks use them.
 
 A convolution and a transposed convolution are one linear map and its transpose; both take the
-kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rule for
-one reason: XLA's CPU backend has no fast kernel for weight gradients (a convolution whose window is
-the whole image) nor for dilated inputs, so on CPU the first is computed as matrix products and the
-second as one small dense convolution per output phase. GPU and TPU keep XLA's own
-forms. Which one runs is decided when the program is lowered for a platform.
+kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rules for
+one reason: XLA's CPU backend is slow at 1x1 convolutions and at dilated inputs, so on CPU the
+first are matrix products, gradients included, and the second one small dense convolution per output
+phase. GPU and TPU keep XLA's own forms. Which one runs is decided when the program is lowered for a
+platform.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jax import numpy as jnp
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch norm
-FEW_PIXELS = 1024  # for fewer, the CPU forms move the images' pixels rather than the kernel
+FEW_PIXELS = 1024  # for fewer, a transposed convolution on CPU leaves its kernel where it lies
 
 # He et al. 2015 over the fan-out, as torchvision starts its ResNets.
 encoder_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -44,9 +44,9 @@ def _convolve_fwd(x, kernel, stride, padding):
 
 def _convolve_bwd(stride, padding, saved, dy):
   x, kernel = saved
-  x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
   if kernel.shape[:2] == (1, 1):
     return dy @ kernel[0, 0].T, _kernel_gradient(x, dy, kernel.shape, stride, padding)
+  x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
   return (
     _transpose(dy, kernel, stride, padding, x.shape[1:3]),
     _kernel_gradient(x, dy, kernel.shape, stride, padding),
@@ -183,14 +183,9 @@ def _kernel_gradient_default(x, dy, shape, stride, padding):
 
 
 def _kernel_gradient_by_product(x, dy):
-  """Of a 1x1 kernel. A product transposes its first operand in memory: what has less to move."""
-  multiply = functools.partial(
-    lax.dot_general,
-    dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())),
-    preferred_element_type=x.dtype,
-  )
-  few = _few_pixels(dy) or x.shape[-1] <= dy.shape[-1]
-  return (multiply(x, dy) if few else multiply(dy, x).T)[None, None]
+  """Of a 1x1 kernel. As matrices, or XLA moves the pixels in memory before it multiplies."""
+  x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+  return (x.T @ dy)[None, None]
 
 
 @jax.custom_vjp
@@ -235,10 +230,6 @@ def _materialize_bwd(parameter, dy):
 materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), _materialize_bwd)
 
 
-def _max_pool(x):
-  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, deterministic: bool = False) -> jax.Array:
   """3x3, stride 2, padding 1, for even H and W: [N, H, W, C] -> [N, H/2, W/2, C].
@@ -247,40 +238,61 @@ def max_pool(x: jax.Array, deterministic: bool = False) -> jax.Array:
   `deterministic`, it is added in a fixed order: XLA's own rule, select-and-scatter, is refused by
   its deterministic mode for GPUs.
   """
-  return _max_pool(x)
+  return lax.platform_dependent(x, cpu=_max_pool_by_axes, default=_max_pool_default)
+
+
+def _max_pool_default(x):
+  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def _max_pool_by_axes(x):
+  for axis in (1, 2):
+    even, odd = (lax.slice_in_dim(x, start, None, 2, axis) for start in (0, 1))
+    x = jnp.maximum(jnp.maximum(even, odd), _move(odd, axis, 1, -jnp.inf))
+  return x
 
 
 def _max_pool_fwd(x, deterministic):
-  y = _max_pool(x)
+  y = max_pool(x, deterministic)
   return y, (x, y)
 
 
 def _max_pool_bwd(deterministic, saved, dy):
   def select_and_scatter(x, y, dy):
-    return jax.vjp(_max_pool, x)[1](dy)[0]
+    return jax.vjp(_max_pool_default, x)[1](dy)[0]
 
   form = _max_pool_gradient if deterministic else select_and_scatter
   return (lax.platform_dependent(*saved, dy, cpu=_max_pool_gradient, default=form),)
 
 
 def _max_pool_gradient(x, y, dy):
+  """A pixel of an odd row was seen by the window of that row's pair and by the next one."""
   height, width = y.shape[1:3]
-  padding = (0, 0, 0)
-  padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), (padding, (1, 1, 0), (1, 1, 0), padding))
-  dx = jnp.zeros_like(padded)
-  for i in range(3):
-    for j in range(3):
-      seen = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
-      first = seen == y
-      part = jnp.where(first, dy, 0)
-      dy = jnp.where(first, 0, dy)  # what is given to one pixel is not given to the next
-      # Back to where it was seen: every second row and column from (i, j) on.
-      rows, columns = (
-        (k, n + 2 - k - (2 * n_out - 1), 1)
-        for k, n, n_out in ((i, x.shape[1], height), (j, x.shape[2], width))
-      )
-      dx += lax.pad(part, jnp.zeros((), dx.dtype), (padding, rows, columns, padding))
-  return dx[:, 1:-1, 1:-1]
+  edges = (0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)
+  padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
+  place = jnp.full(y.shape, 9)  # in its window of the pixel that has the gradient
+  for k in reversed(range(9)):
+    i, j = divmod(k, 3)
+    seen = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+    place = jnp.where(seen == y, k, place)
+  place = materialize(place, x.ravel()[0])
+  phases = []
+  for rows in ((1, 0),), ((2, 0), (0, -1)):  # place in the window, and which window, back
+    for columns in ((1, 0),), ((2, 0), (0, -1)):
+      parts = [
+        _move(_move(jnp.where(place == 3 * i + j, dy, 0), 1, down, 0), 2, right, 0)
+        for i, down in rows
+        for j, right in columns
+      ]
+      phases.append(sum(parts[1:], parts[0]))
+  return _interleave(phases, 2)
+
+
+def _move(x, axis, steps, fill):
+  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
+  edges = [(0, 0, 0)] * x.ndim
+  edges[axis] = (steps, -steps, 0)
+  return lax.pad(x, jnp.array(fill, x.dtype), edges)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
