@@ -52,7 +52,7 @@ def rescore_and_nms(
 
   confidence = keypoints[..., 2].astype(np.float64)  # [N, K]
   counted = confidence > score_threshold
-  mean = np.sum(confidence * counted, axis=1) / np.maximum(counted.sum(axis=1), 1)
+  mean = np.einsum('nk,nk->n', confidence, counted) / np.maximum(counted.sum(axis=1), 1)
   scores = predictions['box_scores'] * mean
 
   # Best first within each image; lexsort is stable, so ties stay in the order of the rows.
@@ -91,7 +91,7 @@ def _suppress(image, points, area, sigmas, threshold):
 def _oks(offset, area, sigmas):
   """OKS between predictions: [P, K, 2] xy differences, [P] areas -> [P], all keypoints counting."""
   variance = (2 * np.asarray(sigmas)) ** 2
-  squared = np.sum(offset**2, axis=-1)  # [P, K]
+  squared = np.einsum('pkc,pkc->pk', offset, offset)
   return np.mean(np.exp(-squared / (2 * variance * (area[:, None] + np.spacing(1.0)))), axis=-1)
 
 
