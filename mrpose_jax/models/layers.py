@@ -4,20 +4,22 @@ A convolution and a transposed convolution are one linear map and its transpose;
 kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rules for
 one reason: XLA's CPU backend is slow at 1x1 convolutions and at dilated inputs, so on CPU the
 first are matrix products, gradients included, and the second one small dense convolution per output
-phase. GPU and TPU keep XLA's own forms. Which one runs is decided when the program is lowered for a
-platform.
+phase; and what is left of stride 1 makes half the products by Winograd's rule. GPU and TPU keep
+XLA's own forms. Which one runs is decided when the program is lowered for a platform.
 """
 
 import functools
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch norm
-FEW_PIXELS = 1024  # for fewer, a transposed convolution on CPU leaves its kernel where it lies
+FEW_PIXELS = 1024  # for fewer the CPU forms spare the kernel, for more the pixels
+FEW_CHANNELS = 64  # for fewer, Winograd's sums cost more than the products that they save
 
 # He et al. 2015 over the fan-out, as torchvision starts its ResNets.
 encoder_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -33,6 +35,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
   """
   if kernel.shape[:2] == (1, 1):
     return x @ kernel[0, 0]
+  if stride == 1:
+    return _correlate(x, kernel, ((padding, padding),) * 2)
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
   )
@@ -80,8 +84,11 @@ convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
 
 def _transpose(y, kernel, stride, padding, out_size):
   """[N, P, Q, D] -> [N, *out_size, C]: x[s p + i - padding] += kernel[i] y[p]."""
+  if stride == 1:
+    pads = tuple((taps - 1 - padding,) * 2 for taps in kernel.shape[:2])
+    return _correlate(y, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), pads)
   dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
-  if stride == 1 or any(n % stride for n in out_size):
+  if any(n % stride for n in out_size):
     return dilated(y, kernel)
   form = _transpose_by_product if _few_pixels(y) else _transpose_by_phases
   form = functools.partial(form, stride=stride, padding=padding)
@@ -108,9 +115,7 @@ def _transpose_by_phases(y, kernel, stride, padding):
   kernel = kernel.swapaxes(2, 3)  # [kh, kw, D, C]
   rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
   phases = [
-    lax.conv_general_dilated(
-      y, kernel[i][:, j], (1, 1), [row_pads, column_pads], dimension_numbers=DIMENSIONS
-    )
+    _correlate(y, kernel[i][:, j], (row_pads, column_pads))
     for i, row_pads in rows
     for j, column_pads in columns
   ]
@@ -136,6 +141,57 @@ def _transpose_by_product(y, kernel, stride, padding):
       phases.append(sum(seen[1:], seen[0]))
   phases = materialize(jnp.stack(phases), kernel.ravel()[0])
   return _interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
+
+
+def _correlate(x, kernel, pads):
+  """Of stride 1, padded to keep its size: [N, H, W, C] and [kh, kw, C, D] -> [N, H, W, D]."""
+
+  def convolution(x, kernel, pads=pads):
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
+
+  def winograd(x, kernel):
+    """F(4, kh) along the rows (Lavin and Gray 2016): kh + 3 products for 4 rows, not 4 kh.
+
+    Rounding in float32 grows to some 3e-6 of the largest output.
+    """
+    inputs, kernels, outputs = _winograd(kernel.shape[0])
+    rows = []
+    for k in range(len(inputs)):  # the k-th row that a tile of 4 sees
+      tile, row = divmod(k - pads[0][0], 4)
+      rows.append(_move(x[:, row::4], 1, -tile, 0))
+    kernel = jnp.tensordot(kernels, kernel, 1)[:, None]
+    products = [
+      convolution(_combine(weights, rows), one, ((0, 0), pads[1]))
+      for weights, one in zip(inputs, kernel)
+    ]
+    y = jnp.stack([_combine(weights, products) for weights in outputs], 2)
+    return y.reshape(*x.shape[:3], -1)
+
+  few = _few_pixels(x) or min(kernel.shape[2:]) < FEW_CHANNELS
+  if few or kernel.shape[0] not in (2, 3) or x.shape[1] % 4 or x.dtype != jnp.float32:
+    return convolution(x, kernel)
+  return lax.platform_dependent(x, kernel, cpu=winograd, default=convolution)
+
+
+def _winograd(taps):
+  """Matrices for inputs [n, n], kernels [n, taps] and outputs [4, n] of F(4, taps), n = taps + 3.
+
+  Toom and Cook's: a product of polynomials from its values at n - 1 points and at infinity.
+  """
+  points = np.array([0, 1, -1, 2, -2])[: taps + 2]
+  others = [np.delete(points, k) for k in range(len(points))]
+  inputs = np.zeros((taps + 3, taps + 3))
+  for k, roots in enumerate([*others, points]):
+    inputs[k, : len(roots) + 1] = np.poly(roots)[::-1]
+  scale = np.array([np.prod(point - roots) for point, roots in zip(points, others)])
+  kernels = np.vander(points, taps, increasing=True) / scale[:, None]
+  outputs = np.vander(points, 4, increasing=True)
+  kernels, outputs = (np.vstack([m, np.eye(m.shape[1])[-1]]) for m in (kernels, outputs))
+  return inputs, kernels.astype(np.float32), outputs.T
+
+
+def _combine(weights, arrays):
+  return sum(weight * array for weight, array in zip(weights.tolist(), arrays) if weight)
 
 
 def _few_pixels(x):

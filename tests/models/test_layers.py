@@ -54,6 +54,32 @@ def test_transposed_convolution_is_the_transpose(few, monkeypatch):
   np.testing.assert_allclose(dk, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'want'), [([5, -2], [1, 4, 7, 10]), ([5, -2, 3], [10, 16, 22, 28])]
+)
+def test_winograds_rule_by_hand(kernel, want):
+  """5 a - 2 (a + 1) + 3 (a + 2) of a = 1, 2, 3, 4."""
+  inputs, kernels, outputs = layers._winograd(len(kernel))
+  row = np.arange(1.0, len(kernel) + 4)
+  np.testing.assert_allclose(outputs @ ((inputs @ row) * (kernels @ kernel)), want, rtol=1e-6)
+
+
+def test_many_pixels_and_channels_are_filtered_by_winograds_rule():
+  r = np.random.default_rng(3)
+  x = jnp.asarray(r.standard_normal((2, 32, 16, 64)), jnp.float32)
+  kernel = jnp.asarray(r.standard_normal((3, 3, 64, 65)) / 24, jnp.float32)
+  y, pull = jax.vjp(lambda x, k: layers.convolve(x, k, 1, 1), x, kernel)
+  expected, expected_pull = jax.vjp(lambda x, k: plain_convolve(x, k, 1, 1), x, kernel)
+  assert (np.asarray(y) != np.asarray(expected)).any()  # it is another sum
+  for got, want in zip((y, *pull(y)), (expected, *expected_pull(y))):
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+  kernel = jnp.asarray(r.standard_normal((4, 4, 66, 64)) / 32, jnp.float32)
+  y = layers.convolve_transposed(x, kernel, 2, 1)
+  x_shape = jax.ShapeDtypeStruct((2, 64, 32, 66), jnp.float32)
+  (want,) = jax.linear_transpose(lambda x: plain_convolve(x, kernel, 2, 1), x_shape)(x)
+  np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_what_is_materialized_stays_what_it_is():
   x = jnp.array([[1.0, -2.0], [jnp.inf, 0.0]])
   y, pull = jax.vjp(lambda x: layers.materialize(x, jnp.float32(3)), x)
