@@ -17,12 +17,12 @@ NETWORKS = ('simple_baseline', 'mrfeanet2')
 
 
 def run(num_turns, depth=50, size=(256, 192), width=64, batch=8) -> list[turns.Comparison]:
-  """Steps of a batch of `batch`, and predictions of 1 and of `batch`, in float32."""
+  """Steps of a batch of `batch`, and predictions of as many one by one and at once, in float32."""
   found = []
   for name in NETWORKS:
     found.append(_training(name, depth, size, width, batch, num_turns))
     for n in (1, batch):
-      found.append(_prediction(name, depth, size, width, n, 3 * num_turns))
+      found.append(_prediction(name, depth, size, width, n, batch // n, 3 * num_turns))
   return found
 
 
@@ -69,7 +69,7 @@ def _training(name, depth, size, width, n, num_turns):
   return turns.take_turns(what, ours, theirs, num_turns, reference)
 
 
-def _prediction(name, depth, size, width, n, num_turns):
+def _prediction(name, depth, size, width, n, times, num_turns):
   model, variables, network = both(name, depth, width)
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
   folded = jax.jit(pose_network.fold_batch_norm)(variables)  # as the Predictor has it
@@ -77,12 +77,16 @@ def _prediction(name, depth, size, width, n, num_turns):
   network.eval()
 
   def ours():
-    return predict(folded, images).block_until_ready()
+    for _ in range(times):
+      heatmaps = predict(folded, images).block_until_ready()
+    return heatmaps
 
   def predictions_of(x):
     @torch.inference_mode()
     def theirs():
-      return network(x)
+      for _ in range(times):
+        heatmaps = network(x)
+      return heatmaps
 
     return theirs
 
@@ -91,6 +95,7 @@ def _prediction(name, depth, size, width, n, num_turns):
   if difference > 1e-4:
     raise ValueError(f'{name}: heatmaps differ by {difference}, so they are not the same network')
   what = f'heatmaps, {_describe(name, depth, size)}, batch {n}'
+  what += f', {times} in a row' if times > 1 else ''
   return turns.take_turns(what, ours, theirs, num_turns, reference)
 
 
