@@ -83,9 +83,8 @@ def met(length, taps, stride):
 
 @pytest.mark.parametrize('network', ['simple_baseline', 'mrheatnet1', 'mrfeanet1', 'mrfeanet2'])
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_a_step_of_resnet50_does_the_arithmetic_of_its_convolutions(network, platform, monkeypatch):
+def test_a_step_of_resnet50_does_the_arithmetic_of_its_convolutions(network, platform):
   """To 3 %, for batch norm and the rest. XLA's convolutions skip the padding, products do not."""
-  monkeypatch.setattr(layers, 'FEW_CHANNELS', math.inf)  # without Winograd's rule
   model, variables, images = shapes(network)
   lowered = trace(model, variables, images).lower(lowering_platforms=(platform,))
   inside, everything = analytic_flops(model, variables, images)
@@ -93,17 +92,16 @@ def test_a_step_of_resnet50_does_the_arithmetic_of_its_convolutions(network, pla
   assert inside <= lowered.cost_analysis()['flops'] <= 1.03 * most
 
 
-def test_winograds_rule_saves_arithmetic_on_cpu_alone(monkeypatch):
-  """58.8 rather than 62.6 GFLOP for two images."""
+def test_winograds_rule_saves_arithmetic_of_predictions_on_cpu_alone(monkeypatch):
   model, variables, images = shapes('simple_baseline')
 
   def flops(platform):
-    lowered = trace(model, variables, images).lower(lowering_platforms=(platform,))
-    return lowered.cost_analysis()['flops']
+    predict = jax.jit(functools.partial(model.apply, train=False)).trace(variables, images)
+    return predict.lower(lowering_platforms=(platform,)).cost_analysis()['flops']
 
   cpu, tpu = flops('cpu'), flops('tpu')
   monkeypatch.setattr(layers, 'FEW_CHANNELS', math.inf)
-  assert cpu < 0.96 * flops('cpu')
+  assert cpu < 0.9 * flops('cpu')
   assert tpu == flops('tpu')
 
 

@@ -4,8 +4,9 @@ A convolution and a transposed convolution are one linear map and its transpose;
 kernel of the convolution, [kh, kw, input, output]. The functions carry their own gradient rules for
 one reason: XLA's CPU backend is slow at 1x1 convolutions and at dilated inputs, so on CPU the
 first are matrix products, gradients included, and the second one small dense convolution per output
-phase; and what is left of stride 1 makes half the products by Winograd's rule. GPU and TPU keep
-XLA's own forms. Which one runs is decided when the program is lowered for a platform.
+phase. What is left of stride 1 makes half its products by Winograd's rule where nothing is
+differentiated: gradients would feel its rounding. GPU and TPU keep XLA's own forms. Which one runs
+is decided when the program is lowered for a platform.
 """
 
 import functools
@@ -33,17 +34,21 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
   [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D].
   """
+  return _convolve(x, kernel, stride, padding, _filter)
+
+
+def _convolve(x, kernel, stride, padding, correlate):
   if kernel.shape[:2] == (1, 1):
     return x @ kernel[0, 0]
   if stride == 1:
-    return _correlate(x, kernel, ((padding, padding),) * 2)
+    return correlate(x, kernel, ((padding, padding),) * 2)
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
   )
 
 
 def _convolve_fwd(x, kernel, stride, padding):
-  return convolve(x, kernel, stride, padding), (x, kernel)
+  return _convolve(x, kernel, stride, padding, _correlate), (x, kernel)
 
 
 def _convolve_bwd(stride, padding, saved, dy):
@@ -52,7 +57,7 @@ def _convolve_bwd(stride, padding, saved, dy):
     return dy @ kernel[0, 0].T, _kernel_gradient(x, dy, kernel.shape, stride, padding)
   x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
   return (
-    _transpose(dy, kernel, stride, padding, x.shape[1:3]),
+    _transpose(dy, kernel, stride, padding, x.shape[1:3], _correlate),
     _kernel_gradient(x, dy, kernel.shape, stride, padding),
   )
 
@@ -63,18 +68,18 @@ convolve.defvjp(_convolve_fwd, _convolve_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_transposed(y: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
   """The transpose of `convolve`: [N, H, W, D] and [kh, kw, C, D] -> [N, stride H, stride W, C]."""
-  return _transpose(y, kernel, stride, padding, (stride * y.shape[1], stride * y.shape[2]))
+  return _transpose(y, kernel, stride, padding, _times(stride, y), _filter)
 
 
 def _convolve_transposed_fwd(y, kernel, stride, padding):
-  return convolve_transposed(y, kernel, stride, padding), (y, kernel)
+  return _transpose(y, kernel, stride, padding, _times(stride, y), _correlate), (y, kernel)
 
 
 def _convolve_transposed_bwd(stride, padding, saved, dx):
   y, kernel = saved
   y, dx = (materialize(a, kernel.ravel()[0]) for a in (y, dx))
   return (
-    convolve(dx, kernel, stride, padding),
+    _convolve(dx, kernel, stride, padding, _correlate),
     _kernel_gradient(dx, y, kernel.shape, stride, padding),
   )
 
@@ -82,15 +87,20 @@ def _convolve_transposed_bwd(stride, padding, saved, dx):
 convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
 
 
-def _transpose(y, kernel, stride, padding, out_size):
+def _times(stride, y):
+  return stride * y.shape[1], stride * y.shape[2]
+
+
+def _transpose(y, kernel, stride, padding, out_size, correlate):
   """[N, P, Q, D] -> [N, *out_size, C]: x[s p + i - padding] += kernel[i] y[p]."""
   if stride == 1:
     pads = tuple((taps - 1 - padding,) * 2 for taps in kernel.shape[:2])
-    return _correlate(y, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), pads)
+    return correlate(y, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), pads)
   dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
   if any(n % stride for n in out_size):
     return dilated(y, kernel)
-  form = _transpose_by_product if _few_pixels(y) else _transpose_by_phases
+  form = functools.partial(_transpose_by_phases, correlate=correlate)
+  form = _transpose_by_product if _few_pixels(y) else form
   form = functools.partial(form, stride=stride, padding=padding)
   return lax.platform_dependent(y, kernel, cpu=form, default=dilated)
 
@@ -110,12 +120,12 @@ def _transpose_dilated(y, kernel, stride, padding, out_size):
   )
 
 
-def _transpose_by_phases(y, kernel, stride, padding):
+def _transpose_by_phases(y, kernel, stride, padding, correlate):
   """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
   kernel = kernel.swapaxes(2, 3)  # [kh, kw, D, C]
   rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
   phases = [
-    _correlate(y, kernel[i][:, j], (row_pads, column_pads))
+    correlate(y, kernel[i][:, j], (row_pads, column_pads))
     for i, row_pads in rows
     for j, column_pads in columns
   ]
@@ -145,32 +155,35 @@ def _transpose_by_product(y, kernel, stride, padding):
 
 def _correlate(x, kernel, pads):
   """Of stride 1, padded to keep its size: [N, H, W, C] and [kh, kw, C, D] -> [N, H, W, D]."""
+  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
 
-  def convolution(x, kernel, pads=pads):
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
 
-  def winograd(x, kernel):
-    """F(4, kh) along the rows (Lavin and Gray 2016): kh + 3 products for 4 rows, not 4 kh.
-
-    Rounding in float32 grows to some 3e-6 of the largest output.
-    """
-    inputs, kernels, outputs = _winograd(kernel.shape[0])
-    rows = []
-    for k in range(len(inputs)):  # the k-th row that a tile of 4 sees
-      tile, row = divmod(k - pads[0][0], 4)
-      rows.append(_move(x[:, row::4], 1, -tile, 0))
-    kernel = jnp.tensordot(kernels, kernel, 1)[:, None]
-    products = [
-      convolution(_combine(weights, rows), one, ((0, 0), pads[1]))
-      for weights, one in zip(inputs, kernel)
-    ]
-    y = jnp.stack([_combine(weights, products) for weights in outputs], 2)
-    return y.reshape(*x.shape[:3], -1)
-
+def _filter(x, kernel, pads):
+  """`_correlate`, on CPU by F(4, kh) along the rows, where that is less work."""
   few = _few_pixels(x) or min(kernel.shape[2:]) < FEW_CHANNELS
   if few or kernel.shape[0] not in (2, 3) or x.shape[1] % 4 or x.dtype != jnp.float32:
-    return convolution(x, kernel)
-  return lax.platform_dependent(x, kernel, cpu=winograd, default=convolution)
+    return _correlate(x, kernel, pads)
+  winograd, plain = (functools.partial(f, pads=pads) for f in (_filter_by_winograd, _correlate))
+  return lax.platform_dependent(x, kernel, cpu=winograd, default=plain)
+
+
+def _filter_by_winograd(x, kernel, pads):
+  """kh + 3 products for 4 rows rather than 4 kh (Lavin and Gray 2016).
+
+  In float32 it is off by some 3e-6 of the largest output.
+  """
+  inputs, kernels, outputs = _winograd(kernel.shape[0])
+  rows = []
+  for k in range(len(inputs)):  # the k-th row that a tile of 4 sees
+    tile, row = divmod(k - pads[0][0], 4)
+    rows.append(_move(x[:, row::4], 1, -tile, 0))
+  kernel = jnp.tensordot(kernels, kernel, 1)[:, None]
+  products = [
+    _correlate(_combine(weights, rows), one, ((0, 0), pads[1]))
+    for weights, one in zip(inputs, kernel)
+  ]
+  y = jnp.stack([_combine(weights, products) for weights in outputs], 2)
+  return y.reshape(*x.shape[:3], -1)
 
 
 def _winograd(taps):

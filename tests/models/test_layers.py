@@ -1,5 +1,7 @@
 """The CPU forms of the convolutions are the same functions as XLA's own."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -64,20 +66,23 @@ def test_winograds_rule_by_hand(kernel, want):
   np.testing.assert_allclose(outputs @ ((inputs @ row) * (kernels @ kernel)), want, rtol=1e-6)
 
 
-def test_many_pixels_and_channels_are_filtered_by_winograds_rule():
+@pytest.mark.parametrize('transposed', [False, True])
+def test_predictions_are_filtered_by_winograds_rule_and_steps_are_not(transposed):
   r = np.random.default_rng(3)
   x = jnp.asarray(r.standard_normal((2, 32, 16, 64)), jnp.float32)
-  kernel = jnp.asarray(r.standard_normal((3, 3, 64, 65)) / 24, jnp.float32)
-  y, pull = jax.vjp(lambda x, k: layers.convolve(x, k, 1, 1), x, kernel)
-  expected, expected_pull = jax.vjp(lambda x, k: plain_convolve(x, k, 1, 1), x, kernel)
-  assert (np.asarray(y) != np.asarray(expected)).any()  # it is another sum
-  for got, want in zip((y, *pull(y)), (expected, *expected_pull(y))):
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
-  kernel = jnp.asarray(r.standard_normal((4, 4, 66, 64)) / 32, jnp.float32)
-  y = layers.convolve_transposed(x, kernel, 2, 1)
-  x_shape = jax.ShapeDtypeStruct((2, 64, 32, 66), jnp.float32)
-  (want,) = jax.linear_transpose(lambda x: plain_convolve(x, kernel, 2, 1), x_shape)(x)
-  np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
+  if transposed:
+    kernel = jnp.asarray(r.standard_normal((4, 4, 66, 64)) / 32, jnp.float32)
+    function = functools.partial(layers.convolve_transposed, stride=2, padding=1)
+    y_shape = jax.ShapeDtypeStruct((2, 64, 32, 66), jnp.float32)
+    (want,) = jax.linear_transpose(lambda y: plain_convolve(y, kernel, 2, 1), y_shape)(x)
+  else:
+    kernel = jnp.asarray(r.standard_normal((3, 3, 64, 65)) / 24, jnp.float32)
+    function = functools.partial(layers.convolve, stride=1, padding=1)
+    want = plain_convolve(x, kernel, 1, 1)
+  predicted, (of_a_step, _) = function(x, kernel), jax.vjp(function, x, kernel)
+  np.testing.assert_allclose(predicted, want, rtol=0, atol=1e-5 * np.abs(want).max())
+  np.testing.assert_allclose(of_a_step, want, rtol=0, atol=1e-6 * np.abs(want).max())
+  assert (np.asarray(predicted) != np.asarray(of_a_step)).any()
 
 
 def test_what_is_materialized_stays_what_it_is():
