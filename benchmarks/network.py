@@ -17,7 +17,7 @@ NETWORKS = ('simple_baseline', 'mrfeanet2')
 
 
 def run(num_turns, depth=50, size=(256, 192), width=64, batch=8) -> list[turns.Comparison]:
-  """Steps of a batch of `batch`, and predictions of as many one by one and at once, in float32."""
+  """Steps of `batch` images, and predictions of them one by one and all at once, in float32."""
   found = []
   for name in NETWORKS:
     found.append(_training(name, depth, size, width, batch, num_turns))

@@ -154,12 +154,12 @@ def _transpose_by_product(y, kernel, stride, padding):
 
 
 def _correlate(x, kernel, pads):
-  """Of stride 1, padded to keep its size: [N, H, W, C] and [kh, kw, C, D] -> [N, H, W, D]."""
+  """Of stride 1: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
   return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
 
 
 def _filter(x, kernel, pads):
-  """`_correlate`, on CPU by F(4, kh) along the rows, where that is less work."""
+  """`_correlate` to the same size, on CPU by Winograd's F(4, kh) where that is less work."""
   few = _few_pixels(x) or min(kernel.shape[2:]) < FEW_CHANNELS
   if few or kernel.shape[0] not in (2, 3) or x.shape[1] % 4 or x.dtype != jnp.float32:
     return _correlate(x, kernel, pads)
@@ -205,6 +205,13 @@ def _winograd(taps):
 
 def _combine(weights, arrays):
   return sum(weight * array for weight, array in zip(weights.tolist(), arrays) if weight)
+
+
+def _move(x, axis, steps, fill):
+  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
+  edges = [(0, 0, 0)] * x.ndim
+  edges[axis] = (steps, -steps, 0)
+  return lax.pad(x, jnp.array(fill, x.dtype), edges)
 
 
 def _few_pixels(x):
@@ -355,13 +362,6 @@ def _max_pool_gradient(x, y, dy):
       ]
       phases.append(sum(parts[1:], parts[0]))
   return _interleave(phases, 2)
-
-
-def _move(x, axis, steps, fill):
-  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
-  edges = [(0, 0, 0)] * x.ndim
-  edges[axis] = (steps, -steps, 0)
-  return lax.pad(x, jnp.array(fill, x.dtype), edges)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
