@@ -1,5 +1,7 @@
 """A training step and a prediction on the CPU, beside the same network in PyTorch."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -72,13 +74,15 @@ def _training(name, depth, size, width, n, num_turns):
 def _prediction(name, depth, size, width, n, times, num_turns):
   model, variables, network = both(name, depth, width)
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
-  folded = jax.jit(pose_network.fold_batch_norm)(variables)  # as the Predictor has it
+  # As the Predictor has them.
+  variables = jax.jit(pose_network.fold_batch_norm)(variables)
+  variables = jax.jit(functools.partial(pose_network.prepare_for_cpu, model))(variables)
   predict = compilation.jit(lambda variables, x: model.apply(variables, x, train=False))
   network.eval()
 
   def ours():
     for _ in range(times):
-      heatmaps = predict(folded, images).block_until_ready()
+      heatmaps = predict(variables, images).block_until_ready()
     return heatmaps
 
   def predictions_of(x):

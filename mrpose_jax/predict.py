@@ -1,5 +1,6 @@
 """From images and boxes to keypoints in the images' pixels."""
 
+import functools
 import itertools
 import os
 import pathlib
@@ -181,7 +182,11 @@ class Predictor:
     self.config = config
     self.skeleton = skeleton
     self.step = step
-    self.variables = jax.jit(pose_network.fold_batch_norm)(variables)
+    self.variables = self._variables = jax.jit(pose_network.fold_batch_norm)(variables)
+    if jax.default_backend() == 'cpu':
+      model = model_of(config, skeleton.num_keypoints)
+      prepare = jax.jit(functools.partial(pose_network.prepare_for_cpu, model))
+      self._variables = prepare(self.variables)
     self.predict_fn = make_predict_fn(config, skeleton, aspect, padding)
     self._region = {'aspect': aspect, 'padding': padding}
     self._predict = compilation.jit(make_predict_people(config, skeleton))
@@ -257,7 +262,7 @@ class Predictor:
     """
     pixels, boxes = _checked(image, np.reshape(box, (1, -1)), 'xywh')
     examples = batches.stack(list(self._examples(pixels, boxes)), self.config.eval.canvas)
-    inputs, heatmaps = self._predict_heatmaps(self.variables, examples)
+    inputs, heatmaps = self._predict_heatmaps(self._variables, examples)
     crop = to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
     return crop, np.asarray(heatmaps)[0]
 
@@ -265,7 +270,7 @@ class Predictor:
     count = len(examples)
     padded = min(1 << (count - 1).bit_length(), self.config.eval.batch_size)
     examples = batches.stack(examples + [examples[-1]] * (padded - count), self.config.eval.canvas)
-    return self._predict(self.variables, examples)
+    return self._predict(self._variables, examples)
 
   def _examples(self, image, boxes):
     """Yields what a batch needs of each box."""

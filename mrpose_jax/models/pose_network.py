@@ -91,7 +91,7 @@ def create_model(
     width: channels of the stem, 64 in the paper; less for small runs.
     norm_groups: parts of a training batch with statistics of their own, see `layers.BatchNorm`.
     remat: less memory in training for more arithmetic, see `resnet.ResNet`.
-    deterministic: a max-pool for XLA's deterministic mode, see `layers.max_pool`.
+    deterministic: a max-pool for XLA's deterministic mode, see `pooling.max_pool`.
 
   Raises:
     ConfigError: a value that is none of these; a misspelt name is told the nearest.
@@ -147,3 +147,21 @@ def fold_batch_norm(variables: dict) -> dict:
       params[*conv, 'bias'] = jnp.zeros_like(shift)
     params[*norm, 'bias'] = shift
   return {'params': traverse_util.unflatten_dict(params)}
+
+
+def prepare_for_cpu(model: PoseNetwork, variables: dict) -> dict:
+  """Stores kernels as predictions on a CPU read them best, beside those that are there.
+
+  1x1 kernels are transposed; those of 3x3 convolutions and of deconvolutions are transformed by
+  Winograd's rule. A network of bfloat16 has none of them.
+
+  Args:
+    model, variables: a network, and its variables from `fold_batch_norm`.
+
+  Returns:
+    {'params', 'for_cpu'}, for the same network with train=False on a CPU, in programs of any image
+    and batch size.
+  """
+  images = jnp.zeros((1, 64, 64, 3))  # the kernels do not depend on them
+  _, stored = model.apply(variables, images, train=False, mutable=[layers.FOR_CPU])
+  return {**variables, **stored}

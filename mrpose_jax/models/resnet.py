@@ -4,7 +4,9 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from mrpose_jax.models import convolution
 from mrpose_jax.models import layers
+from mrpose_jax.models import pooling
 
 # Blocks in each of the four stages, and whether they are bottlenecks.
 STAGES = {
@@ -68,14 +70,14 @@ def _shortcut(block, x, train):
 
 def _joined(block, y, shortcut):
   bias = block.variables['params']['norm2']['bias']
-  return layers.materialize(nn.relu(y + shortcut), bias[0])
+  return convolution.materialize(nn.relu(y + shortcut), bias[0])
 
 
 class ResNet(nn.Module):
   """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32.
 
   `remat`: the backward pass computes each stage again rather than keep what it computed.
-  `deterministic`: see `layers.max_pool`.
+  `deterministic`: see `pooling.max_pool`.
   """
 
   depth: int
@@ -91,7 +93,7 @@ class ResNet(nn.Module):
     block = Bottleneck if bottleneck else BasicBlock
     x = layers.Conv(self.width, 7, 2, dtype=self.dtype, name='stem_conv')(x)
     x = nn.relu(layers.BatchNorm(self.norm_groups, name='stem_norm')(x, train))
-    x = layers.max_pool(x, self.deterministic)
+    x = pooling.max_pool(x, self.deterministic)
 
     def run_stage(encoder, x, stage):
       features = stage_features(encoder.depth, encoder.width) * 2**stage

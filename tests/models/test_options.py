@@ -17,7 +17,7 @@ from mrpose_jax import parallel
 from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import train_state
-from mrpose_jax.models import layers
+from mrpose_jax.models import pooling
 from tests import tiny_people
 
 NETWORKS = ('mrheatnet1', 'mrfeanet2')
@@ -159,7 +159,7 @@ def test_the_deterministic_max_pool_is_the_same_function():
   ties = jnp.round(x)  # many equal pixels in a window
   for images in (x, ties, jax.nn.relu(ties)):
     dy = jax.random.normal(jax.random.key(1), (2, 6, 4, 3))
-    found = jax.vjp(lambda x: layers.max_pool(x, deterministic=True), images)
+    found = jax.vjp(lambda x: pooling.max_pool(x, deterministic=True), images)
     expected = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), images)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_allclose(found[1](dy)[0], expected[1](dy)[0], atol=1e-6)

@@ -1,0 +1,258 @@
+"""Convolutions and their transposes, with gradient rules that suit XLA's backends.
+
+A convolution and a transposed convolution are one linear map and its transpose; both take the
+kernel of the convolution, [kh, kw, input, output]. They carry their own gradient rules for one
+reason: XLA's CPU backend is slow at 1x1 convolutions and at dilated inputs, so on CPU the first are
+matrix products, gradients included, and the second one small dense convolution per output phase.
+GPU and TPU keep XLA's own convolutions, 1x1 ones too, with which XLA fuses what is around them: as
+matrix products, a training step on a TPU moves a tenth more bytes. Which form runs is decided when
+the program is lowered for a platform.
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+FEW_PIXELS = 500  # for fewer the CPU forms spare the kernel, for more the pixels
+FEWEST_PIXELS = 100  # for fewer the kernel is a product's left side, which is read as it lies
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+  """Cross-correlation, padded alike all around.
+
+  [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D].
+  """
+  form = functools.partial(_convolve_default, stride=stride, padding=padding)
+  if kernel.shape[:2] != (1, 1):
+    return form(x, kernel)
+  return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=form)
+
+
+def _convolve_default(x, kernel, stride, padding):
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+  )
+
+
+def _convolve_fwd(x, kernel, stride, padding):
+  return convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_bwd(stride, padding, saved, dy):
+  x, kernel = saved
+  if kernel.shape[:2] != (1, 1):
+    x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
+  return (
+    convolve_transposed(dy, kernel, stride, padding, x.shape[1:3]),
+    _kernel_gradient(x, dy, kernel.shape, stride, padding),
+  )
+
+
+convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve_transposed(
+  y: jax.Array, kernel: jax.Array, stride: int, padding: int, out_size: tuple[int, int]
+) -> jax.Array:
+  """The transpose of `convolve`, x[s p + i - padding] += kernel[i] y[p].
+
+  [N, P, Q, D] and [kh, kw, C, D] -> [N, *out_size, C].
+  """
+  dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
+  if kernel.shape[:2] == (1, 1):
+    form = _transpose_of_product
+  elif stride == 1 or any(n % stride for n in out_size):
+    return dilated(y, kernel)
+  else:
+    form = _transpose_by_product if fewer_pixels(y, FEW_PIXELS) else _transpose_by_phases
+    form = functools.partial(form, stride=stride, padding=padding)
+  return lax.platform_dependent(y, kernel, cpu=form, default=dilated)
+
+
+def _convolve_transposed_fwd(y, kernel, stride, padding, out_size):
+  return convolve_transposed(y, kernel, stride, padding, out_size), (y, kernel)
+
+
+def _convolve_transposed_bwd(stride, padding, out_size, saved, dx):
+  del out_size
+  y, kernel = saved
+  y, dx = (materialize(a, kernel.ravel()[0]) for a in (y, dx))
+  return (
+    convolve(dx, kernel, stride, padding),
+    _kernel_gradient(dx, y, kernel.shape, stride, padding),
+  )
+
+
+convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
+
+
+def _transpose_of_product(y, kernel):
+  return y @ kernel[0, 0].T
+
+
+def _transpose_dilated(y, kernel, stride, padding, out_size):
+  pads = []
+  for length, taps, out in zip(y.shape[1:3], kernel.shape[:2], out_size):
+    low = taps - 1 - padding
+    pads.append((low, out + taps - 1 - low - (stride * (length - 1) + 1)))
+  return lax.conv_general_dilated(
+    y,
+    jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+    (1, 1),
+    pads,
+    lhs_dilation=(stride, stride),
+    dimension_numbers=DIMENSIONS,
+  )
+
+
+def _transpose_by_phases(y, kernel, stride, padding):
+  """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
+  return interleave([correlate(y, *phase) for phase in phases_of(kernel, stride, padding)], stride)
+
+
+def phases_of(kernel: jax.Array, stride: int, padding: int) -> list[tuple[jax.Array, tuple]]:
+  """What `correlate` takes for each output phase (0, 0), (0, 1), ... of a transposed convolution.
+
+  Kernel [k, k, C, D] -> kernels [k / stride, k / stride, D, C], and their padding.
+  """
+  kernel = kernel.swapaxes(2, 3)
+  rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
+  return [(kernel[i][:, j], (above, left)) for i, above in rows for j, left in columns]
+
+
+def _transpose_by_product(y, kernel, stride, padding):
+  """One product with the whole kernel as it lies in memory; its parts are added where they meet."""
+  height, width = y.shape[1:3]
+  rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
+  reach = max(max(pads) for phases in (rows, columns) for _, pads in phases)
+  products = lax.dot_general(kernel, y, (((3,), (3,)), ((), ())), preferred_element_type=y.dtype)
+  edges = (*((0, 0),) * 4, (reach, reach), (reach, reach))
+  products = jnp.pad(products, edges)  # [kh, kw, C, N, H, W]
+  phases = []
+  for i, (above, _) in rows:
+    for j, (left, _) in columns:
+      seen = [
+        products[row, column, :, :, r : r + height, c : c + width]
+        for r, row in enumerate(range(kernel.shape[0])[i], reach - above)
+        for c, column in enumerate(range(kernel.shape[1])[j], reach - left)
+      ]
+      phases.append(sum(seen[1:], seen[0]))
+  phases = materialize(jnp.stack(phases), kernel.ravel()[0])
+  return interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
+
+
+def correlate(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
+  """Of stride 1: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
+  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
+
+
+def move(x: jax.Array, axis: int, steps: int, fill: float) -> jax.Array:
+  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
+  edges = [(0, 0, 0)] * x.ndim
+  edges[axis] = (steps, -steps, 0)
+  return lax.pad(x, jnp.array(fill, x.dtype), edges)
+
+
+def fewer_pixels(x: jax.Array, limit: int) -> bool:
+  """Whether [N, H, W, C] has fewer; no, if N is a symbol, as in an export."""
+  n, height, width, _ = x.shape
+  return isinstance(n, int) and n * height * width < limit
+
+
+def interleave(phases, stride):
+  """Images [N, H, W, C] of the phases (0, 0), (0, 1), ... -> [N, stride H, stride W, C]."""
+  n, height, width, _ = phases[0].shape
+  x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
+  x = x.swapaxes(2, 3)  # [N, H, a, W, b, C]
+  return x.reshape(n, stride * height, stride * width, -1)
+
+
+def _phases(taps, stride, padding):
+  """For each phase: the slice of its taps, last first, and the padding that aligns them."""
+  phases = []
+  for a in range(stride):
+    first = (a + padding) % stride
+    used = range(first, taps, stride)
+    shifts = [(a + padding - i) // stride for i in used]  # x[stride m + a] sees y[m + shift]
+    backwards = slice(used[-1], first - stride if first >= stride else None, -stride)
+    phases.append((backwards, (-min(shifts), max(shifts))))
+  return phases
+
+
+def _kernel_gradient(x, dy, shape, stride, padding):
+  """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
+  form = functools.partial(_kernel_gradient_default, shape=shape, stride=stride, padding=padding)
+  if shape[:2] != (1, 1):
+    return form(x, dy)
+  return lax.platform_dependent(x, dy, cpu=_kernel_gradient_by_product, default=form)
+
+
+def _kernel_gradient_default(x, dy, shape, stride, padding):
+  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+  transpose = jax.linear_transpose(
+    lambda k: lax.conv_general_dilated(
+      x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+    ),
+    kernel,
+  )
+  return transpose(dy)[0]
+
+
+def _kernel_gradient_by_product(x, dy):
+  """Of a 1x1 kernel. As matrices, or XLA moves the pixels in memory before it multiplies."""
+  x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+  return (x.T @ dy)[None, None]
+
+
+@jax.custom_vjp
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[.., C] and [C, D] of one type -> float32 [.., D]; the gradients are computed in that type."""
+  return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _project_fwd(x, kernel):
+  return project(x, kernel), (x, kernel)
+
+
+def _project_bwd(saved, dy):
+  _, transpose = jax.vjp(jnp.matmul, *saved)
+  return transpose(dy.astype(saved[0].dtype))
+
+
+project.defvjp(_project_fwd, _project_bwd)
+
+
+def project_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`convolve` with a 1x1 kernel that lies in memory output by output: [D, C]. For CPUs."""
+  if fewer_pixels(x, FEWEST_PIXELS):
+    return jnp.moveaxis(lax.dot_general(kernel, x, (((1,), (3,)), ((), ()))), 0, -1)
+  return lax.dot_general(x, kernel, (((3,), (1,)), ((), ())))
+
+
+@jax.custom_vjp
+def materialize(x: jax.Array, parameter: jax.Array) -> jax.Array:
+  """x itself, and its gradient, in memory once; `parameter` is any number that is not constant.
+
+  XLA's CPU backend computes what is cheap again for each operation that reads it: in a ResNet the
+  chain of residual sums, once a block. It drops `lax.optimization_barrier`, but fuses nothing with
+  what goes through a loop, and cannot know that only a NaN enters this one.
+  """
+  return lax.platform_dependent(x, parameter, cpu=_through_a_loop, default=lambda x, _: x)
+
+
+def _through_a_loop(x, parameter):
+  return lax.while_loop(
+    lambda carry: carry[0], lambda carry: (False, -carry[1]), (jnp.isnan(parameter), x)
+  )[1]
+
+
+def _materialize_bwd(parameter, dy):
+  return materialize(dy, parameter), jnp.zeros_like(parameter)
+
+
+materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), _materialize_bwd)

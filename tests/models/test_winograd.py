@@ -1,0 +1,70 @@
+"""Winograd's rule, and predictions on a CPU with the kernels made for it."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import mrpose_jax
+from mrpose_jax.models import convolution
+from mrpose_jax.models import layers
+from mrpose_jax.models import pose_network
+from mrpose_jax.models import winograd
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'want'), [([5, -2], [1, 4, 7, 10]), ([5, -2, 3], [10, 16, 22, 28])]
+)
+def test_by_hand(kernel, want):
+  """5 a - 2 (a + 1) + 3 (a + 2) of a = 1, 2, 3, 4."""
+  inputs, kernels, outputs = winograd.matrices(len(kernel))
+  row = np.arange(1.0, len(kernel) + 4)
+  np.testing.assert_allclose(outputs @ ((inputs @ row) * (kernels @ kernel)), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize('few', [0, 10_000])  # which form
+@pytest.mark.parametrize(
+  ('size', 'pads'), [(3, ((1, 1), (1, 1))), (2, ((1, 0), (0, 1))), (2, ((0, 1), (1, 0)))]
+)
+def test_it_is_the_same_function(few, size, pads, monkeypatch):
+  monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
+  r = np.random.default_rng(3)
+  x = jnp.asarray(r.standard_normal((2, 12, 6, 5)), jnp.float32)
+  kernel = jnp.asarray(r.standard_normal((size, size, 5, 3)), jnp.float32)
+  want = convolution.correlate(x, kernel, pads)
+  found = winograd.correlate(x, winograd.transform(kernel), pads)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+  ('few', 'network', 'depth'), [(0, 'simple_baseline', 18), (10_000, 'mrfeanet2', 50)]
+)
+def test_a_network_prepared_for_a_cpu_is_the_same_function(few, network, depth, monkeypatch):
+  """All layers take part, then, but the strided ones and those of two rows."""
+  monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
+  monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
+  monkeypatch.setattr(convolution, 'FEWEST_PIXELS', few // 100)
+  model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=4)
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  images = jax.random.normal(jax.random.key(1), (2, 128, 64, 3))
+  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+  assert layers.FOR_CPU not in variables
+  folded = pose_network.fold_batch_norm(jax.tree.map(lambda x: 3 * x, variables))
+  expected = apply(folded, images)
+  prepared = jax.jit(pose_network.prepare_for_cpu, static_argnums=0)(model, folded)
+  found = apply(prepared, images)
+  assert jnp.abs(expected).max() > 1e-3
+  np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+  assert (found != expected).any()
+
+
+def test_a_network_of_bfloat16_stays_as_it_is():
+  model = mrpose_jax.create_model('simple_baseline', depth=18, width=64, dtype='bfloat16')
+  variables = jax.eval_shape(
+    lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)), train=False), jax.random.key(0)
+  )
+  folded = jax.eval_shape(pose_network.fold_batch_norm, variables)
+  prepared = jax.eval_shape(lambda v: pose_network.prepare_for_cpu(model, v), folded)
+  assert jax.tree.structure(prepared) == jax.tree.structure(folded)
