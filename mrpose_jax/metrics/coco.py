@@ -152,8 +152,10 @@ def write_results(kept, path, category_id=1):
   )
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
-    with open(unfinished, 'wb') as file:
-      file.write(b'[\n' + b',\n'.join(lines) + b'\n]\n')
+    with open(unfinished, 'wb', buffering=2**20) as file:
+      file.write(b'[\n' + next(lines, b''))
+      file.writelines(b',\n' + line for line in lines)
+      file.write(b'\n]\n')
       file.flush()
       os.fsync(file.fileno())
     os.replace(unfinished, path)
