@@ -256,3 +256,22 @@ def _materialize_bwd(parameter, dy):
 
 
 materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), _materialize_bwd)
+
+
+@jax.custom_vjp
+def rectify(x: jax.Array, parameter: jax.Array) -> jax.Array:
+  """max(x, 0), which is in memory once, as is the gradient behind it; `parameter` as above."""
+  return materialize(jnp.maximum(x, 0), parameter)
+
+
+def _rectify_fwd(x, parameter):
+  y = rectify(x, parameter)
+  return y, (y, parameter)
+
+
+def _rectify_bwd(saved, dy):
+  y, parameter = saved
+  return materialize(jnp.where(y > 0, dy, 0), parameter), jnp.zeros_like(parameter)
+
+
+rectify.defvjp(_rectify_fwd, _rectify_bwd)

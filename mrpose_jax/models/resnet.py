@@ -70,7 +70,7 @@ def _shortcut(block, x, train):
 
 def _joined(block, y, shortcut):
   bias = block.variables['params']['norm2']['bias']
-  return convolution.materialize(nn.relu(y + shortcut), bias[0])
+  return convolution.rectify(y + shortcut, bias[0])
 
 
 class ResNet(nn.Module):
