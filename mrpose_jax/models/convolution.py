@@ -16,6 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+NARROW = 64  # channels: up to so many a kernel's gradient is summed over the images
 FEW_PIXELS = 500  # for fewer the CPU forms spare the kernel, for more the pixels
 FEWEST_PIXELS = 100  # for fewer the kernel is a product's left side, which is read as it lies
 
@@ -205,8 +206,14 @@ def _kernel_gradient_default(x, dy, shape, stride, padding):
 
 def _kernel_gradient_by_product(x, dy):
   """Of a 1x1 kernel. As matrices, or XLA moves the pixels in memory before it multiplies."""
-  x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
-  return (x.T @ dy)[None, None]
+  c, d = x.shape[-1], dy.shape[-1]
+  if min(c, d) > NARROW:
+    return (x.reshape(-1, c).T @ dy.reshape(-1, d))[None, None]
+  # One product an image, the narrower side first: a single one has few outputs and long sums.
+  x, dy = (a.reshape(len(a), -1, a.shape[-1]) for a in (x, dy))
+  narrow, wide = (x, dy) if c < d else (dy, x)
+  product = lax.dot_general(narrow, wide, (((1,), (1,)), ((0,), (0,)))).sum(0)
+  return (product if c < d else product.T)[None, None]
 
 
 @jax.custom_vjp

@@ -54,6 +54,25 @@ def test_transposed_convolution_is_the_transpose(few, monkeypatch):
   np.testing.assert_allclose(dk, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('narrow', [0, 64])  # which form
+@pytest.mark.parametrize('features', [3, 7])
+def test_gradient_of_a_1x1_kernel_by_hand(narrow, features, monkeypatch):
+  monkeypatch.setattr(convolution, 'NARROW', narrow)
+  r = np.random.default_rng(4)
+  x, dy = (r.standard_normal((2, 3, 4, c)).astype(np.float32) for c in (5, features))
+  kernel = jnp.zeros((1, 1, 5, features))
+  _, pull = jax.vjp(lambda k: convolution.convolve(x, k, 1, 0), kernel)
+  want = sum(np.outer(p, q) for p, q in zip(x.reshape(-1, 5), dy.reshape(-1, features)))
+  np.testing.assert_allclose(pull(dy)[0][0, 0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_rectify_and_its_gradient():
+  x = jnp.array([[1.0, -2.0], [0.0, 3.0]])
+  y, pull = jax.vjp(lambda x: convolution.rectify(x, jnp.float32(3)), x)
+  np.testing.assert_array_equal(y, [[1, 0], [0, 3]])
+  np.testing.assert_array_equal(pull(jnp.full((2, 2), 5.0))[0], [[5, 0], [0, 5]])
+
+
 def test_what_is_materialized_stays_what_it_is():
   x = jnp.array([[1.0, -2.0], [jnp.inf, 0.0]])
   y, pull = jax.vjp(lambda x: convolution.materialize(x, jnp.float32(3)), x)
