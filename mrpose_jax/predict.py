@@ -183,6 +183,7 @@ class Predictor:
     self.skeleton = skeleton
     self.step = step
     self.variables = self._variables = jax.jit(pose_network.fold_batch_norm)(variables)
+    # `predict_fn` may be compiled for any platform, this object's own programs run here.
     if jax.default_backend() == 'cpu':
       model = model_of(config, skeleton.num_keypoints)
       prepare = jax.jit(functools.partial(pose_network.prepare_for_cpu, model))

@@ -45,9 +45,13 @@ class Conv(nn.Module):
       return convolution.convolve(x, kernel, 1, 0)
     padding = (self.size - 1) // 2
     if self.stride == 1 and winograd.saves(kernel):
-      transformed = _for_cpu(self, lambda: winograd.transform(kernel))
-      if transformed is not None and winograd.divides(x):
-        return winograd.correlate(x, transformed, ((padding, padding),) * 2)
+      prepared = _for_cpu(self, lambda: (many := winograd.transform(kernel), winograd.join(many)))
+      if prepared is not None and winograd.divides(x):
+        many, few = prepared
+        pads = ((padding, padding),) * 2
+        if convolution.fewer_pixels(x, convolution.FEW_PIXELS):
+          return winograd.correlate_few(x, few, pads)
+        return winograd.correlate(x, many, pads)
     return convolution.convolve(x, kernel, self.stride, padding)
 
 
