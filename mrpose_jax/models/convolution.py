@@ -23,7 +23,7 @@ FEWEST_PIXELS = 100  # for fewer the kernel is a product's left side, which is r
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-  """Cross-correlation, padded alike all around.
+  """Cross-correlation, padded alike all around; of 1x1 kernels with stride 1 and padding 0 alone.
 
   [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D].
   """
@@ -165,7 +165,7 @@ def fewer_pixels(x: jax.Array, limit: int) -> bool:
   return isinstance(n, int) and n * height * width < limit
 
 
-def interleave(phases, stride):
+def interleave(phases: list[jax.Array], stride: int) -> jax.Array:
   """Images [N, H, W, C] of the phases (0, 0), (0, 1), ... -> [N, stride H, stride W, C]."""
   n, height, width, _ = phases[0].shape
   x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
@@ -195,12 +195,7 @@ def _kernel_gradient(x, dy, shape, stride, padding):
 
 def _kernel_gradient_default(x, dy, shape, stride, padding):
   kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-  transpose = jax.linear_transpose(
-    lambda k: lax.conv_general_dilated(
-      x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
-    ),
-    kernel,
-  )
+  transpose = jax.linear_transpose(lambda k: _convolve_default(x, k, stride, padding), kernel)
   return transpose(dy)[0]
 
 
