@@ -262,7 +262,7 @@ materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), 
 
 @jax.custom_vjp
 def rectify(x: jax.Array, parameter: jax.Array) -> jax.Array:
-  """max(x, 0), which is in memory once, as is the gradient behind it; `parameter` as above."""
+  """max(x, 0), in memory once, as is the gradient behind it; `parameter`: see `materialize`."""
   return materialize(jnp.maximum(x, 0), parameter)
 
 
