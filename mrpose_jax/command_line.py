@@ -99,19 +99,23 @@ def keep_freed_memory():
   """On a machine that JAX can only use the CPU of: freed memory stays with the process.
 
   A training step frees a gigabyte and more and asks for it again. glibc hands it back in between,
-  and the kernel clears it page by page: a quarter of the time of a step. Call it before JAX starts
-  its threads; without glibc it does nothing.
+  and the kernel clears it page by page: a quarter of the time of a step. Large blocks stay in the
+  main thread's heap alone, so computations are dispatched, and allocate, in the thread that asks
+  for them. The others' heaps serve what each product takes and gives back thousands of times a
+  step. Call it before JAX starts its threads; without glibc it does nothing.
   """
   accelerators = ('libtpu', 'jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
   if any(importlib.util.find_spec(name) for name in accelerators):
     return
   if mallopt := getattr(ctypes.CDLL(None), 'mallopt', None):
+    import jax
+
     for option, value in (
-      (-8, 1),  # M_ARENA_MAX: one heap for all threads, for the others cannot hold large blocks
-      (-4, 0),  # M_MMAP_MAX: large blocks from that heap, too
+      (-4, 0),  # M_MMAP_MAX: large blocks from the heap, too
       (-1, -1),  # M_TRIM_THRESHOLD: which does not shrink
     ):
       mallopt(option, value)
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def given(flag: flags.FlagHolder, what: str):
