@@ -15,8 +15,10 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-NARROW = 64  # channels: up to so many a kernel's gradient is summed over the images
+from mrpose_jax.models import pixels
+from mrpose_jax.models import winograd
+
+NARROW = 128  # channels: up to so many a kernel's gradient is taken of two halves
 FEW_PIXELS = 500  # for fewer the CPU forms spare the kernel, for more the pixels
 FEWEST_PIXELS = 100  # for fewer the kernel is a product's left side, which is read as it lies
 
@@ -35,7 +37,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
 def _convolve_default(x, kernel, stride, padding):
   return lax.conv_general_dilated(
-    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=pixels.DIMENSIONS
   )
 
 
@@ -67,10 +69,11 @@ def convolve_transposed(
   dilated = functools.partial(_transpose_dilated, stride=stride, padding=padding, out_size=out_size)
   if kernel.shape[:2] == (1, 1):
     form = _transpose_of_product
-  elif stride == 1 or any(n % stride for n in out_size):
+  elif any(n % stride for n in out_size) or (stride == 1 and not _suits_winograd(y, kernel, 1)):
     return dilated(y, kernel)
   else:
-    form = _transpose_by_product if fewer_pixels(y, FEW_PIXELS) else _transpose_by_phases
+    form = _transpose_by_winograd if stride == 1 else _transpose_by_phases
+    form = _transpose_by_product if pixels.fewer_than(y, FEW_PIXELS) else form
     form = functools.partial(form, stride=stride, padding=padding)
   return lax.platform_dependent(y, kernel, cpu=form, default=dilated)
 
@@ -83,8 +86,11 @@ def _convolve_transposed_bwd(stride, padding, out_size, saved, dx):
   del out_size
   y, kernel = saved
   y, dx = (materialize(a, kernel.ravel()[0]) for a in (y, dx))
+  form = default = functools.partial(convolve, stride=stride, padding=padding)
+  if _suits_winograd(y, kernel, stride) and not pixels.fewer_than(y, FEW_PIXELS):
+    form = functools.partial(_convolve_by_winograd, stride=stride, padding=padding)
   return (
-    convolve(dx, kernel, stride, padding),
+    lax.platform_dependent(dx, kernel, cpu=form, default=default),
     _kernel_gradient(dx, y, kernel.shape, stride, padding),
   )
 
@@ -107,13 +113,38 @@ def _transpose_dilated(y, kernel, stride, padding, out_size):
     (1, 1),
     pads,
     lhs_dilation=(stride, stride),
-    dimension_numbers=DIMENSIONS,
+    dimension_numbers=pixels.DIMENSIONS,
   )
 
 
 def _transpose_by_phases(y, kernel, stride, padding):
   """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
-  return interleave([correlate(y, *phase) for phase in phases_of(kernel, stride, padding)], stride)
+  return pixels.interleave(
+    [pixels.correlate(y, *phase) for phase in phases_of(kernel, stride, padding)], stride
+  )
+
+
+def _transpose_by_winograd(y, kernel, stride, padding):
+  [(kernel, pads)] = phases_of(kernel, stride, padding)
+  kernel = materialize(kernel, kernel.ravel()[0])
+  return winograd.correlate(y, winograd.transform(kernel), pads)
+
+
+def _convolve_by_winograd(x, kernel, stride, padding):
+  """`convolve`, as the transpose of `_transpose_by_phases`."""
+  kernels, pads = [], []
+  for phase, edges in phases_of(kernel, stride, padding):
+    kernels.append(winograd.transform(jnp.flip(phase, (0, 1)).swapaxes(2, 3)))
+    pads.append(tuple((after, before) for before, after in edges))
+  return winograd.correlate_all(pixels.phases(x, stride), kernels, pads)
+
+
+def _suits_winograd(y, kernel, stride, few=winograd.FEW_CHANNELS):
+  """Whether the gradients of a convolution to y, or of a transposed one of y, have that rule."""
+  same_taps = kernel.shape[0] % stride == 0  # of all phases
+  return (
+    same_taps and y.dtype == jnp.float32 and winograd.saves(kernel, few) and winograd.divides(y)
+  )
 
 
 def phases_of(kernel: jax.Array, stride: int, padding: int) -> list[tuple[jax.Array, tuple]]:
@@ -144,33 +175,7 @@ def _transpose_by_product(y, kernel, stride, padding):
       ]
       phases.append(sum(seen[1:], seen[0]))
   phases = materialize(jnp.stack(phases), kernel.ravel()[0])
-  return interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
-
-
-def correlate(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
-  """Of stride 1: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
-  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
-
-
-def move(x: jax.Array, axis: int, steps: int, fill: float) -> jax.Array:
-  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
-  edges = [(0, 0, 0)] * x.ndim
-  edges[axis] = (steps, -steps, 0)
-  return lax.pad(x, jnp.array(fill, x.dtype), edges)
-
-
-def fewer_pixels(x: jax.Array, limit: int) -> bool:
-  """Whether [N, H, W, C] has fewer; no, if N is a symbol, as in an export."""
-  n, height, width, _ = x.shape
-  return isinstance(n, int) and n * height * width < limit
-
-
-def interleave(phases: list[jax.Array], stride: int) -> jax.Array:
-  """Images [N, H, W, C] of the phases (0, 0), (0, 1), ... -> [N, stride H, stride W, C]."""
-  n, height, width, _ = phases[0].shape
-  x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
-  x = x.swapaxes(2, 3)  # [N, H, a, W, b, C]
-  return x.reshape(n, stride * height, stride * width, -1)
+  return pixels.interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
 
 
 def _phases(taps, stride, padding):
@@ -187,14 +192,20 @@ def _phases(taps, stride, padding):
 
 def _kernel_gradient(x, dy, shape, stride, padding):
   """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
-  form = functools.partial(_kernel_gradient_default, shape=shape, stride=stride, padding=padding)
-  if shape[:2] != (1, 1):
-    return form(x, dy)
-  return lax.platform_dependent(x, dy, cpu=_kernel_gradient_by_product, default=form)
-
-
-def _kernel_gradient_default(x, dy, shape, stride, padding):
   kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+  form = default = functools.partial(
+    _kernel_gradient_default, kernel=kernel, stride=stride, padding=padding
+  )
+  if shape[:2] == (1, 1):
+    form = _kernel_gradient_by_product
+  elif stride == 1 and _suits_winograd(dy, kernel, stride, winograd.FEW_KERNEL_CHANNELS):
+    form = functools.partial(
+      winograd.kernel_gradient, taps=shape[0], pads=((padding, shape[0] - 1 - padding),) * 2
+    )
+  return lax.platform_dependent(x, dy, cpu=form, default=default)
+
+
+def _kernel_gradient_default(x, dy, kernel, stride, padding):
   transpose = jax.linear_transpose(lambda k: _convolve_default(x, k, stride, padding), kernel)
   return transpose(dy)[0]
 
@@ -202,10 +213,10 @@ def _kernel_gradient_default(x, dy, shape, stride, padding):
 def _kernel_gradient_by_product(x, dy):
   """Of a 1x1 kernel. As matrices, or XLA moves the pixels in memory before it multiplies."""
   c, d = x.shape[-1], dy.shape[-1]
-  if min(c, d) > NARROW:
+  if min(c, d) > NARROW or len(x) % 2:
     return (x.reshape(-1, c).T @ dy.reshape(-1, d))[None, None]
-  # One product an image, the narrower side first: a single one has few outputs and long sums.
-  x, dy = (a.reshape(len(a), -1, a.shape[-1]) for a in (x, dy))
+  # The narrower side first, in two halves: of a whole XLA chooses the side.
+  x, dy = (a.reshape(2, -1, a.shape[-1]) for a in (x, dy))
   narrow, wide = (x, dy) if c < d else (dy, x)
   product = lax.dot_general(narrow, wide, (((1,), (1,)), ((0,), (0,)))).sum(0)
   return (product if c < d else product.T)[None, None]
@@ -231,7 +242,7 @@ project.defvjp(_project_fwd, _project_bwd)
 
 def project_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`convolve` with a 1x1 kernel that lies in memory output by output: [D, C]. For CPUs."""
-  if fewer_pixels(x, FEWEST_PIXELS):
+  if pixels.fewer_than(x, FEWEST_PIXELS):
     return jnp.moveaxis(lax.dot_general(kernel, x, (((1,), (3,)), ((), ()))), 0, -1)
   return lax.dot_general(x, kernel, (((3,), (1,)), ((), ())))
 

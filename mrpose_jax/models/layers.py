@@ -5,6 +5,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from mrpose_jax.models import convolution
+from mrpose_jax.models import pixels
 from mrpose_jax.models import winograd
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch norm
@@ -49,7 +50,7 @@ class Conv(nn.Module):
       if prepared is not None and winograd.divides(x):
         many, few = prepared
         pads = ((padding, padding),) * 2
-        if convolution.fewer_pixels(x, convolution.FEW_PIXELS):
+        if pixels.fewer_than(x, convolution.FEW_PIXELS):
           return winograd.correlate_few(x, few, pads)
         return winograd.correlate(x, many, pads)
     return convolution.convolve(x, kernel, self.stride, padding)
@@ -66,13 +67,13 @@ class Deconv(nn.Module):
     shape = (4, 4, self.features, x.shape[-1])
     kernel = self.param('kernel', decoder_init, shape, jnp.float32).astype(self.dtype)
     x = x.astype(self.dtype)
-    few_pixels = convolution.fewer_pixels(x, convolution.FEW_PIXELS)
+    few_pixels = pixels.fewer_than(x, convolution.FEW_PIXELS)
     if winograd.saves(kernel):
       phases = convolution.phases_of(kernel, 2, 1)
       transformed = _for_cpu(self, lambda: [winograd.transform(phase) for phase, _ in phases])
       if transformed is not None and winograd.divides(x) and not few_pixels:
         found = [winograd.correlate(x, k, pads) for k, (_, pads) in zip(transformed, phases)]
-        return convolution.interleave(found, 2)
+        return pixels.interleave(found, 2)
     return convolution.convolve_transposed(x, kernel, 2, 1, (2 * x.shape[1], 2 * x.shape[2]))
 
 

@@ -7,9 +7,9 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-from mrpose_jax.models.convolution import interleave
 from mrpose_jax.models.convolution import materialize
-from mrpose_jax.models.convolution import move
+from mrpose_jax.models.pixels import interleave
+from mrpose_jax.models.pixels import move
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -1,27 +1,30 @@
-"""Winograd's rule along the rows of a convolution (Lavin and Gray 2016), for predictions on a CPU.
+"""Winograd's rule along the rows of a convolution (Lavin and Gray 2016), for CPUs.
 
 kh + 3 products for 4 rows rather than 4 kh, in float32 off by some 3e-6 of the largest output.
-Training keeps to plain convolutions: gradients would feel the rounding. The kernels are transformed
-once, before predicting: for a few images that takes longer than the products that it saves.
+Predictions have it, with kernels that are transformed once, and the gradients of training, which
+are linear in what comes from behind. Its way forwards keeps to plain convolutions, since batch norm
+and ReLUs make more of a rounding.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from mrpose_jax.models import convolution
+from mrpose_jax.models import pixels
 
 FEW_CHANNELS = 64  # for fewer, the sums cost more than the products that they save
-MANY_CHANNELS = 2**20  # inputs times outputs
+FEW_KERNEL_CHANNELS = 128  # the same, of a kernel's gradient
+MANY_CHANNELS = 2**20  # inputs times outputs: for more the transformed kernel takes too much memory
 
 
-def saves(kernel: jax.Array) -> bool:
+def saves(kernel: jax.Array, few: int = FEW_CHANNELS) -> bool:
   """Whether a kernel [kh, kw, C, D] has enough channels, and is not so large that memory counts."""
   channels = kernel.shape[2:]
-  return min(channels) >= FEW_CHANNELS and math.prod(channels) <= MANY_CHANNELS
+  return min(channels) >= few and math.prod(channels) <= MANY_CHANNELS
 
 
 def divides(x: jax.Array) -> bool:
@@ -42,35 +45,64 @@ def join(kernels: list[jax.Array]) -> jax.Array:
 
 
 def correlate(x: jax.Array, kernels: list[jax.Array], pads: tuple) -> jax.Array:
-  """`convolution.correlate` to the same size, for an x that `divides` and a transformed kernel."""
-  rows, outputs = _rows(x, len(kernels), pads)
-  products = [
-    convolution.correlate(row, kernel, ((0, 0), pads[1])) for row, kernel in zip(rows, kernels)
-  ]
+  """`pixels.correlate` to the same size, for an x that `divides` and a transformed kernel."""
+  return correlate_all([x], [kernels], [pads])
+
+
+def correlate_all(
+  images: Sequence[jax.Array], kernels: Sequence[list[jax.Array]], pads: Sequence[tuple]
+) -> jax.Array:
+  """The sum of the correlations of several images, each with a transformed kernel and its pads."""
+  found = []
+  for x, transformed, (rows_pad, columns_pad) in zip(images, kernels, pads):
+    rows = _rows(x, len(transformed), rows_pad)
+    found.append(
+      [pixels.correlate(row, k, ((0, 0), columns_pad)) for row, k in zip(rows, transformed)]
+    )
+  products = [sum(same[1:], same[0]) for same in zip(*found)]
+  *_, outputs = matrices(len(products) - 3)
   y = jnp.stack([_combine(weights, products) for weights in outputs], 2)
-  return y.reshape(*x.shape[:3], -1)
+  return y.reshape(*images[0].shape[:3], -1)
 
 
 def correlate_few(x: jax.Array, joined: jax.Array, pads: tuple) -> jax.Array:
   """`correlate` for few pixels: one product, with all kernels as they lie in memory."""
-  rows, outputs = _rows(x, len(joined), pads)
-  left, right = pads[1]
-  seen = [convolution.move(jnp.stack(rows), 3, left - j, 0) for j in range(left + right + 1)]
-  seen = jnp.concatenate(seen, -1).reshape(len(rows), -1, joined.shape[-1])
+  rows, (*_, outputs) = _rows(x, len(joined), pads[0]), matrices(len(joined) - 3)
+  seen = jnp.concatenate(_columns(jnp.stack(rows), pads[1], 3), -1)
+  seen = seen.reshape(len(rows), -1, joined.shape[-1])
   products = lax.dot_general(joined, seen, (((2,), (2,)), ((0,), (0,))))  # [n, D, pixels]
   y = jnp.stack([_combine(weights, list(products)) for weights in outputs])  # [4, D, pixels]
   y = y.reshape(4, -1, *rows[0].shape[:3]).transpose(2, 3, 0, 4, 1)
   return y.reshape(*x.shape[:3], -1)
 
 
+def kernel_gradient(x: jax.Array, dy: jax.Array, taps: int, pads: tuple) -> jax.Array:
+  """Of sum(dy * pixels.correlate(x, kernel, pads)), dy of x's size: [taps, kw, C, D]."""
+  inner, outer = x.shape[-1], dy.shape[-1]
+  _, weights, outputs = matrices(taps)
+  tiles = [dy[:, row::4] for row in range(4)]
+  gradients = []  # of the transformed kernels
+  for row, column in zip(_rows(x, taps + 3, pads[0]), outputs.T):
+    behind = _combine(column, tiles).reshape(-1, outer)
+    seen = _columns(row, pads[1], 2)
+    gradients.append(jnp.stack([part.reshape(-1, inner).T @ behind for part in seen]))
+  return jnp.stack([_combine(column, gradients) for column in weights.T])
+
+
 def _rows(x, n, pads):
-  """n combinations of rows, each [N, H / 4, W, C], and the weights of their products for 4 rows."""
-  inputs, _, outputs = matrices(n - 3)
+  """What each of n transformed kernels sees of the rows: [N, H / 4, W, C]."""
+  inputs, *_ = matrices(n - 3)
   rows = []
   for k in range(n):  # the k-th row that a tile of 4 sees
-    tile, row = divmod(k - pads[0][0], 4)
-    rows.append(convolution.move(x[:, row::4], 1, -tile, 0))
-  return [_combine(weights, rows) for weights in inputs], outputs
+    tile, row = divmod(k - pads[0], 4)
+    rows.append(pixels.move(x[:, row::4], 1, -tile, 0))
+  return [_combine(weights, rows) for weights in inputs]
+
+
+def _columns(x, pads, axis):
+  """What each tap of a row of the kernel sees."""
+  left, right = pads
+  return [pixels.move(x, axis, left - j, 0) for j in range(left + right + 1)]
 
 
 def matrices(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@ from jax import lax
 from jax import numpy as jnp
 
 from mrpose_jax.models import convolution
+from mrpose_jax.models import pixels
 
 
 def plain_convolve(x, kernel, stride, padding):
   return lax.conv_general_dilated(
-    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=convolution.DIMENSIONS
+    x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=pixels.DIMENSIONS
   )
 
 

@@ -1,0 +1,38 @@
+"""Small steps on images [N, H, W, C] that the CPU's forms of layers are made of."""
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+
+def correlate(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
+  """Of stride 1: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
+  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
+
+
+def move(x: jax.Array, axis: int, steps: int, fill: float) -> jax.Array:
+  """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
+  edges = [(0, 0, 0)] * x.ndim
+  edges[axis] = (steps, -steps, 0)
+  return lax.pad(x, jnp.array(fill, x.dtype), edges)
+
+
+def phases(x: jax.Array, stride: int) -> list[jax.Array]:
+  """Every stride-th pixel: [N, H, W, C] -> [N, H / stride, W / stride, C] of (0, 0), (0, 1), .."""
+  return [x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)]
+
+
+def interleave(phases: list[jax.Array], stride: int) -> jax.Array:
+  """The inverse of `phases`."""
+  n, height, width, _ = phases[0].shape
+  x = jnp.stack(phases, 3).reshape(n, height, width, stride, stride, -1)
+  x = x.swapaxes(2, 3)  # [N, H, a, W, b, C]
+  return x.reshape(n, stride * height, stride * width, -1)
+
+
+def fewer_than(x: jax.Array, limit: int) -> bool:
+  """Whether x has fewer pixels; no, if N is a symbol, as in an export."""
+  n, height, width, _ = x.shape
+  return isinstance(n, int) and n * height * width < limit
