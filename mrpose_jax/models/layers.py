@@ -50,7 +50,7 @@ class Conv(nn.Module):
       if prepared is not None and winograd.divides(x):
         many, few = prepared
         pads = ((padding, padding),) * 2
-        if pixels.fewer_than(x, convolution.FEW_PIXELS):
+        if pixels.fewer_than(x, winograd.FEW_PIXELS):
           return winograd.correlate_few(x, few, pads)
         return winograd.correlate(x, many, pads)
     return convolution.convolve(x, kernel, self.stride, padding)
@@ -67,7 +67,7 @@ class Deconv(nn.Module):
     shape = (4, 4, self.features, x.shape[-1])
     kernel = self.param('kernel', decoder_init, shape, jnp.float32).astype(self.dtype)
     x = x.astype(self.dtype)
-    few_pixels = pixels.fewer_than(x, convolution.FEW_PIXELS)
+    few_pixels = pixels.fewer_than(x, winograd.FEW_PIXELS)
     if winograd.saves(kernel):
       phases = convolution.phases_of(kernel, 2, 1)
       transformed = _for_cpu(self, lambda: [winograd.transform(phase) for phase, _ in phases])

@@ -14,9 +14,12 @@ def correlate(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
 
 def move(x: jax.Array, axis: int, steps: int, fill: float) -> jax.Array:
   """Along an axis by `steps`, whose sign says where to; what comes in is `fill`."""
+  low, high = max(steps, 0), max(-steps, 0)
+  # Not one pad with a negative edge, which XLA makes larger first, in memory.
+  kept = lax.slice_in_dim(x, high, x.shape[axis] - low, axis=axis)
   edges = [(0, 0, 0)] * x.ndim
-  edges[axis] = (steps, -steps, 0)
-  return lax.pad(x, jnp.array(fill, x.dtype), edges)
+  edges[axis] = (low, high, 0)
+  return lax.pad(kept, jnp.array(fill, x.dtype), edges)
 
 
 def phases(x: jax.Array, stride: int) -> list[jax.Array]:

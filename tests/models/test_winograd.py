@@ -85,6 +85,7 @@ def test_gradients_with_and_without_the_rule(size, stride, few, monkeypatch):
 def test_a_network_prepared_for_a_cpu_is_the_same_function(few, network, depth, monkeypatch):
   """All layers take part, then, but the strided ones and those of two rows."""
   monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
+  monkeypatch.setattr(winograd, 'FEW_PIXELS', few)
   monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
   monkeypatch.setattr(convolution, 'FEWEST_PIXELS', few // 100)
   model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=4)
