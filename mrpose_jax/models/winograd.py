@@ -19,7 +19,7 @@ from mrpose_jax.models import pixels
 FEW_CHANNELS = 64  # for fewer, the sums cost more than the products that they save
 FEW_KERNEL_CHANNELS = 128  # the same, of a kernel's gradient
 FEW_PIXELS = 150  # for fewer, reading the transformed kernels is what takes time
-MANY_CHANNELS = 2**20  # inputs times outputs: for more the transformed kernel takes too much memory
+MANY_CHANNELS = 2**21  # inputs times outputs: for more the transformed kernel takes too much memory
 
 
 def saves(kernel: jax.Array, few: int = FEW_CHANNELS) -> bool:
