@@ -1,20 +1,23 @@
 """Every benchmark in one run: `make benchmark`, or `python -m benchmarks --parts=network`.
 
-Writes benchmarks.json with all figures and benchmarks.md with the tables.
+Each part has a process of its own, for the memory and threads of one slow down the next. Writes
+benchmarks.json with all figures and benchmarks.md with the tables.
 """
 
+import concurrent.futures
 import datetime
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 
 from absl import flags
 
+from benchmarks import parts
 from mrpose_jax import command_line
 
-PARTS = ('network', 'prediction', 'evaluation', 'start', 'loader', 'scaling')
-_PARTS = flags.DEFINE_multi_enum('parts', PARTS, PARTS, 'What to measure.')
+_PARTS = flags.DEFINE_multi_enum('parts', parts.NAMES, parts.NAMES, 'What to measure.')
 _TURNS = flags.DEFINE_integer('turns', 7, 'How often two take turns.', lower_bound=1)
 _COCO = flags.DEFINE_string('coco', None, 'Folder of a COCO data set, for the loader.')
 _SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
@@ -24,7 +27,6 @@ _OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the figures and tables.
 
 def main(arguments):
   command_line.no_arguments(arguments)
-  command_line.keep_freed_memory()
   from benchmarks import turns
   from input_pipeline import prepare
 
@@ -40,7 +42,11 @@ def main(arguments):
   }
   rows, tables = [], []
   for part in _PARTS.value:
-    found = _run(part, scratch)
+    with concurrent.futures.ProcessPoolExecutor(
+      1, multiprocessing.get_context('spawn'), command_line.keep_freed_memory
+    ) as process:
+      arguments = part, _TURNS.value, scratch, _COCO.value, _SET.value
+      found = process.submit(parts.measure, *arguments).result()
     if part == 'start':
       from benchmarks import start
 
@@ -71,36 +77,6 @@ def main(arguments):
   (output / 'benchmarks.json').write_text(json.dumps(figures, indent=1))
   (output / 'benchmarks.md').write_text(text)
   print(text)
-
-
-def _run(part, scratch):
-  """The part's figures; modules are imported where they are used, for torch need not be there."""
-  num_turns = _TURNS.value
-  if part == 'network':
-    from benchmarks import network
-
-    return network.run(num_turns)
-  if part == 'prediction':
-    from benchmarks import prediction
-
-    people = scratch / 'synthetic_people_images'
-    annotations = people / 'annotations' / 'person_keypoints_validation.json'
-    return prediction.run(num_turns, people / 'images' / 'validation', annotations)
-  if part == 'evaluation':
-    from benchmarks import evaluation
-
-    return evaluation.run(num_turns)
-  if part == 'start':
-    from benchmarks import start
-
-    return start.run(num_turns, scratch.absolute())
-  if part == 'loader':
-    from benchmarks import loader
-
-    return loader.run(num_turns, scratch, _COCO.value, _SET.value)
-  from benchmarks import scaling
-
-  return scaling.run(min(num_turns, 3))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from mrpose_jax import predict
 from mrpose_jax import skeleton as skeletons
 from mrpose_jax.metrics import coco
 
-BATCH, IN_IMAGE = 250, 4  # people
+BATCH, IN_IMAGE = 100, 4  # people
 VARIANCE = (2 * np.array(skeletons.COCO.sigmas)) ** 2
 
 
