@@ -48,7 +48,7 @@ def _convolve_fwd(x, kernel, stride, padding):
 def _convolve_bwd(stride, padding, saved, dy):
   x, kernel = saved
   if kernel.shape[:2] != (1, 1):
-    x, dy = (materialize(a, kernel.ravel()[0]) for a in (x, dy))
+    x, dy = (pixels.materialize(a, kernel.ravel()[0]) for a in (x, dy))
   return (
     convolve_transposed(dy, kernel, stride, padding, x.shape[1:3]),
     _kernel_gradient(x, dy, kernel.shape, stride, padding),
@@ -85,7 +85,7 @@ def _convolve_transposed_fwd(y, kernel, stride, padding, out_size):
 def _convolve_transposed_bwd(stride, padding, out_size, saved, dx):
   del out_size
   y, kernel = saved
-  y, dx = (materialize(a, kernel.ravel()[0]) for a in (y, dx))
+  y, dx = (pixels.materialize(a, kernel.ravel()[0]) for a in (y, dx))
   form = default = functools.partial(convolve, stride=stride, padding=padding)
   if _suits_winograd(y, kernel, stride) and not pixels.fewer_than(y, FEW_PIXELS):
     form = functools.partial(_convolve_by_winograd, stride=stride, padding=padding)
@@ -126,7 +126,7 @@ def _transpose_by_phases(y, kernel, stride, padding):
 
 def _transpose_by_winograd(y, kernel, stride, padding):
   [(kernel, pads)] = phases_of(kernel, stride, padding)
-  kernel = materialize(kernel, kernel.ravel()[0])
+  kernel = pixels.materialize(kernel, kernel.ravel()[0])
   return winograd.correlate(y, winograd.transform(kernel), pads)
 
 
@@ -174,7 +174,7 @@ def _transpose_by_product(y, kernel, stride, padding):
         for c, column in enumerate(range(kernel.shape[1])[j], reach - left)
       ]
       phases.append(sum(seen[1:], seen[0]))
-  phases = materialize(jnp.stack(phases), kernel.ravel()[0])
+  phases = pixels.materialize(jnp.stack(phases), kernel.ravel()[0])
   return pixels.interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
 
 
@@ -248,33 +248,9 @@ def project_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def materialize(x: jax.Array, parameter: jax.Array) -> jax.Array:
-  """x itself, and its gradient, in memory once; `parameter` is any number that is not constant.
-
-  XLA's CPU backend computes what is cheap again for each operation that reads it: in a ResNet the
-  chain of residual sums, once a block. It drops `lax.optimization_barrier`, but fuses nothing with
-  what goes through a loop, and cannot know that only a NaN enters this one.
-  """
-  return lax.platform_dependent(x, parameter, cpu=_through_a_loop, default=lambda x, _: x)
-
-
-def _through_a_loop(x, parameter):
-  return lax.while_loop(
-    lambda carry: carry[0], lambda carry: (False, -carry[1]), (jnp.isnan(parameter), x)
-  )[1]
-
-
-def _materialize_bwd(parameter, dy):
-  return materialize(dy, parameter), jnp.zeros_like(parameter)
-
-
-materialize.defvjp(lambda x, parameter: (materialize(x, parameter), parameter), _materialize_bwd)
-
-
-@jax.custom_vjp
 def rectify(x: jax.Array, parameter: jax.Array) -> jax.Array:
-  """max(x, 0), in memory once, as is the gradient behind it; `parameter`: see `materialize`."""
-  return materialize(jnp.maximum(x, 0), parameter)
+  """max(x, 0) and the gradient behind it, each in memory once; see `pixels.materialize`."""
+  return pixels.materialize(jnp.maximum(x, 0), parameter)
 
 
 def _rectify_fwd(x, parameter):
@@ -284,7 +260,7 @@ def _rectify_fwd(x, parameter):
 
 def _rectify_bwd(saved, dy):
   y, parameter = saved
-  return materialize(jnp.where(y > 0, dy, 0), parameter), jnp.zeros_like(parameter)
+  return pixels.materialize(jnp.where(y > 0, dy, 0), parameter), jnp.zeros_like(parameter)
 
 
 rectify.defvjp(_rectify_fwd, _rectify_bwd)

@@ -46,13 +46,9 @@ class Conv(nn.Module):
       return convolution.convolve(x, kernel, 1, 0)
     padding = (self.size - 1) // 2
     if self.stride == 1 and winograd.saves(kernel):
-      prepared = _for_cpu(self, lambda: (many := winograd.transform(kernel), winograd.join(many)))
+      prepared = _for_cpu(self, lambda: winograd.prepare(kernel))
       if prepared is not None and winograd.divides(x):
-        many, few = prepared
-        pads = ((padding, padding),) * 2
-        if pixels.fewer_than(x, winograd.FEW_PIXELS):
-          return winograd.correlate_few(x, few, pads)
-        return winograd.correlate(x, many, pads)
+        return winograd.correlate_prepared(x, prepared, ((padding, padding),) * 2)
     return convolution.convolve(x, kernel, self.stride, padding)
 
 

@@ -7,8 +7,8 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-from mrpose_jax.models.convolution import materialize
 from mrpose_jax.models.pixels import interleave
+from mrpose_jax.models.pixels import materialize
 from mrpose_jax.models.pixels import move
 
 

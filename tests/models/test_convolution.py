@@ -76,7 +76,7 @@ def test_rectify_and_its_gradient():
 
 def test_what_is_materialized_stays_what_it_is():
   x = jnp.array([[1.0, -2.0], [jnp.inf, 0.0]])
-  y, pull = jax.vjp(lambda x: convolution.materialize(x, jnp.float32(3)), x)
+  y, pull = jax.vjp(lambda x: pixels.materialize(x, jnp.float32(3)), x)
   np.testing.assert_array_equal(y, x)
   np.testing.assert_array_equal(pull(2 * x)[0], 2 * x)
 

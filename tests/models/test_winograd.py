@@ -30,13 +30,14 @@ def test_by_hand(kernel, want):
 )
 def test_it_is_the_same_function(size, pads):
   r = np.random.default_rng(3)
-  x = jnp.asarray(r.standard_normal((2, 12, 6, 5)), jnp.float32)
+  x = jnp.asarray(r.standard_normal((2, 12, 8, 5)), jnp.float32)
   kernel = jnp.asarray(r.standard_normal((size, size, 5, 3)), jnp.float32)
   want = pixels.correlate(x, kernel, pads)
   kernels = winograd.transform(kernel)
   for found in (
     winograd.correlate(x, kernels, pads),
     winograd.correlate_few(x, winograd.join(kernels), pads),
+    winograd.correlate_both(x, winograd.transform_both(kernel), pads),
   ):
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
@@ -80,12 +81,17 @@ def test_gradients_with_and_without_the_rule(size, stride, few, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ('few', 'network', 'depth'), [(0, 'simple_baseline', 18), (10_000, 'mrfeanet2', 50)]
+  ('few', 'both', 'network', 'depth'),
+  [
+    *((0, 0, 'simple_baseline', 18), (0, 10_000, 'simple_baseline', 18)),
+    (10_000, 10_000, 'mrfeanet2', 50),
+  ],
 )
-def test_a_network_prepared_for_a_cpu_is_the_same_function(few, network, depth, monkeypatch):
+def test_a_network_prepared_for_a_cpu_is_the_same_function(few, both, network, depth, monkeypatch):
   """All layers take part, then, but the strided ones and those of two rows."""
   monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
   monkeypatch.setattr(winograd, 'FEW_PIXELS', few)
+  monkeypatch.setattr(winograd, 'FEW_PIXELS_BOTH', both)
   monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
   monkeypatch.setattr(convolution, 'FEWEST_PIXELS', few // 100)
   model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=4)
