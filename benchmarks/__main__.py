@@ -31,6 +31,7 @@ def main(arguments):
   from input_pipeline import prepare
 
   scratch, output = pathlib.Path(_SCRATCH.value), pathlib.Path(_OUTPUT.value)
+  output.mkdir(parents=True, exist_ok=True)
   prepare.prepare('synthetic_people', None, scratch)
   versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'torch', 'numpy')}
   figures = {
@@ -65,6 +66,7 @@ def main(arguments):
       rows += [comparison.row() for comparison in found]
       found = [comparison._asdict() for comparison in found]
     figures[part] = found
+    (output / 'benchmarks.json').write_text(json.dumps(figures, indent=1))  # should another fail
     print(f'{part} done', flush=True)
   head = (
     f'{figures["machine"]}; {", ".join(f"{name} {v}" for name, v in versions.items())}; '
@@ -73,8 +75,6 @@ def main(arguments):
   )
   tables.insert(0, '\n'.join([turns.HEADER, *rows]) if rows else '')
   text = '\n\n'.join([head, *filter(None, tables)]) + '\n'
-  output.mkdir(parents=True, exist_ok=True)
-  (output / 'benchmarks.json').write_text(json.dumps(figures, indent=1))
   (output / 'benchmarks.md').write_text(text)
   print(text)
 
