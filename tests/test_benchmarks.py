@@ -29,5 +29,5 @@ def test_after_the_network():
   pytest.importorskip('torch')
   from benchmarks import evaluation
 
-  (found,) = evaluation.run(1, people=500, fewer=250)
+  (found,) = evaluation.run(1, people=400, fewer=200)
   assert found.theirs[0] > 0
