@@ -21,11 +21,7 @@ FEW_CHANNELS = 64  # for fewer, the sums cost more than the products that they s
 FEW_KERNEL_CHANNELS = 128  # the same, of a kernel's gradient
 FEW_PIXELS = 150  # for fewer, reading the transformed kernels is what takes time
 MANY_CHANNELS = 2**21  # inputs times outputs: for more the transformed kernel takes too much memory
-
-
-# Along rows and columns both:
-FEW_PIXELS_BOTH = 1000
-MANY_CHANNELS_BOTH = 2**16
+FEW_PIXELS_BOTH, MANY_CHANNELS_BOTH = 1000, 2**16  # the same, along rows and columns both
 
 
 def saves(kernel: jax.Array, few: int = FEW_CHANNELS) -> bool:
