@@ -17,6 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from input_pipeline import boxes
+from mrpose_jax.models.pixels import materialize
 
 TILE = 16  # pixels of the crop, its side
 BLOCK = (64, 32)  # height, width, at most; pixels of the crop
@@ -57,6 +58,8 @@ def scale_and_shift(images: jax.Array, matrix: jax.Array, out_size: tuple[int, i
 def by_gathering(images, matrix, out_size):
   """`affine`, pixel by pixel."""
   points = _sources(matrix, out_size).reshape(images.shape[0], -1, 2)  # [N, hw, 2]
+  # Once: where XLA computes them for each use anew, their floors may be those of other roundings.
+  points = materialize(points, matrix.ravel()[0])
   crops = jax.vmap(_gather)(images, points)
   return crops.reshape(images.shape[0], *out_size, images.shape[-1])
 

@@ -7,9 +7,11 @@ from jax import numpy as jnp
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 
-def correlate(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
-  """Of stride 1: [N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
-  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
+def correlate(
+  x: jax.Array, kernel: jax.Array, pads: tuple, strides: tuple[int, int] = (1, 1)
+) -> jax.Array:
+  """[N, H, W, C] and [kh, kw, C, D] -> [N, H', W', D]."""
+  return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMENSIONS)
 
 
 def move(x: jax.Array, axis: int, steps: int, fill: float) -> jax.Array:
@@ -54,7 +56,7 @@ def materialize(x: jax.Array, parameter: jax.Array) -> jax.Array:
 
 def _through_a_loop(x, parameter):
   return lax.while_loop(
-    lambda carry: carry[0], lambda carry: (False, -carry[1]), (jnp.isnan(parameter), x)
+    lambda carry: carry[0], lambda carry: (carry[0] & False, -carry[1]), (jnp.isnan(parameter), x)
   )[1]
 
 

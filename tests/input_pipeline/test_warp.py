@@ -5,6 +5,7 @@ from jax import numpy as jnp
 
 from input_pipeline import boxes
 from input_pipeline import warp
+from mrpose_jax.models.pixels import materialize
 from tests import shared_data
 
 IDENTITY = [[1.0, 0, 0], [0, 1, 0]]
@@ -88,6 +89,26 @@ def test_each_image_has_its_own_matrix():
   crops = affine(images, matrices, (9, 8))
   for shift, (image, crop) in enumerate(zip(images, crops)):
     np.testing.assert_array_equal(crop[:, shift:], image[:, : 8 - shift])
+
+
+def test_samples_on_a_pixel_are_the_same_in_every_program():
+  """Their floor, computed twice and rounded differently, would be a pixel off in one place."""
+  images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 120, 160, 3)), jnp.uint8)
+  center, width = jnp.array([[80.0, 40], [61, 33]]), jnp.array([[50.0, 50], [62.5, 62.5]])
+
+  def crop(images, center, width):
+    matrix = boxes.region_to_crop(center, width, (64, 64), 0.0, False)
+    return warp.scale_and_shift(images, matrix, (64, 64))
+
+  @jax.jit
+  def both(*arguments):
+    crops = crop(*arguments)
+    crops = materialize(crops, crops.ravel()[0])
+    return jnp.stack([crops, crops[:, :, ::-1]], 1)
+
+  expected = jax.jit(crop)(images, center, width)
+  np.testing.assert_allclose(both(images, center, width)[:, 0], expected, atol=1e-3)
+  np.testing.assert_allclose(expected[0, 32, 32], images[0, 40, 80], atol=1e-3)
 
 
 def test_works_for_any_channels_and_types():
