@@ -23,6 +23,7 @@ from mrpose_jax import checkpoint
 from mrpose_jax import codec as codecs
 from mrpose_jax import compilation
 from mrpose_jax import skeleton as skeletons
+from mrpose_jax.models import pixels
 from mrpose_jax.models import pose_network
 
 # uint8 [H, W, 3] RGB, a Pillow image, or the path of an image file.
@@ -144,6 +145,7 @@ def _parts(config, skeleton):
   def to_heatmaps(variables, inputs):
     if not flip_test:
       return model.apply(variables, inputs, train=False)
+    inputs = pixels.materialize(inputs, inputs.ravel()[0])  # or a CPU samples them for each of both
     # Each beside its mirror image, so that both stay on the device that has the person.
     both = jnp.stack([inputs, inputs[:, :, ::-1]], 1)  # [N, 2, H, W, 3]
     heatmaps = model.apply(variables, both.reshape(-1, *inputs.shape[1:]), train=False)
