@@ -21,6 +21,7 @@ from mrpose_jax.models import winograd
 NARROW = 128  # channels: up to so many a kernel's gradient is taken of two halves
 FEW_PIXELS = 500  # for fewer the CPU forms spare the kernel, for more the pixels
 FEWEST_PIXELS = 100  # for fewer the kernel is a product's left side, which is read as it lies
+MANY_PIXELS = 5000  # from so many on Eigen's convolutions write more outputs than inputs faster
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -240,11 +241,14 @@ def _project_bwd(saved, dy):
 project.defvjp(_project_fwd, _project_bwd)
 
 
-def project_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`convolve` with a 1x1 kernel that lies in memory output by output: [D, C]. For CPUs."""
+def project_prepared(x: jax.Array, kernel: jax.Array, rows: jax.Array) -> jax.Array:
+  """`convolve` with a 1x1 kernel that lies in memory output by output, too: [D, C]. For CPUs."""
+  outputs, inputs = rows.shape
   if pixels.fewer_than(x, FEWEST_PIXELS):
-    return jnp.moveaxis(lax.dot_general(kernel, x, (((1,), (3,)), ((), ()))), 0, -1)
-  return lax.dot_general(x, kernel, (((3,), (1,)), ((), ())))
+    return jnp.moveaxis(lax.dot_general(rows, x, (((1,), (3,)), ((), ()))), 0, -1)
+  if outputs > inputs and not pixels.fewer_than(x, MANY_PIXELS):
+    return _convolve_default(x, kernel, 1, 0)
+  return lax.dot_general(x, rows, (((3,), (1,)), ((), ())))
 
 
 @jax.custom_vjp

@@ -42,13 +42,19 @@ class Conv(nn.Module):
       transposed = _for_cpu(self, lambda: kernel[0, 0].T)
       x = x[:, :: self.stride, :: self.stride]
       if transposed is not None:
-        return convolution.project_by_rows(x, transposed)
+        return convolution.project_prepared(x, kernel, transposed)
       return convolution.convolve(x, kernel, 1, 0)
     padding = (self.size - 1) // 2
     if self.stride == 1 and winograd.saves(kernel):
-      prepared = _for_cpu(self, lambda: winograd.prepare(kernel))
+      prepared = _for_cpu(self, lambda: winograd.prepare(kernel, few=True))
       if prepared is not None and winograd.divides(x):
-        return winograd.correlate_prepared(x, prepared, ((padding, padding),) * 2)
+        [y] = winograd.correlate_prepared(x, [prepared], [((padding, padding),) * 2])
+        return y
+    elif (self.size, self.stride) == (3, 2) and winograd.saves(kernel):
+      prepared = _for_cpu(self, lambda: winograd.prepare_strided(kernel))
+      few_pixels = pixels.fewer_than(x, 4 * winograd.FEW_PIXELS)
+      if prepared is not None and winograd.divides(x, 2) and not few_pixels:
+        return winograd.correlate_strided(x, prepared)
     return convolution.convolve(x, kernel, self.stride, padding)
 
 
@@ -66,9 +72,9 @@ class Deconv(nn.Module):
     few_pixels = pixels.fewer_than(x, winograd.FEW_PIXELS)
     if winograd.saves(kernel):
       phases = convolution.phases_of(kernel, 2, 1)
-      transformed = _for_cpu(self, lambda: [winograd.transform(phase) for phase, _ in phases])
-      if transformed is not None and winograd.divides(x) and not few_pixels:
-        found = [winograd.correlate(x, k, pads) for k, (_, pads) in zip(transformed, phases)]
+      prepared = _for_cpu(self, lambda: [winograd.prepare(k, few=False) for k, _ in phases])
+      if prepared is not None and winograd.divides(x) and not few_pixels:
+        found = winograd.correlate_prepared(x, prepared, [pads for _, pads in phases])
         return pixels.interleave(found, 2)
     return convolution.convolve_transposed(x, kernel, 2, 1, (2 * x.shape[1], 2 * x.shape[2]))
 

@@ -7,6 +7,7 @@ are linear in what comes from behind. Its way forwards keeps to plain convolutio
 and ReLUs make more of a rounding.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -30,9 +31,9 @@ def saves(kernel: jax.Array, few: int = FEW_CHANNELS) -> bool:
   return min(channels) >= few and math.prod(channels) <= MANY_CHANNELS
 
 
-def divides(x: jax.Array) -> bool:
-  """Whether [N, H, W, C] consists of whole tiles of 4 rows."""
-  return x.shape[1] % 4 == 0
+def divides(x: jax.Array, stride: int = 1) -> bool:
+  """Whether of [N, H, W, C] a convolution makes whole tiles of 4 rows."""
+  return x.shape[1] % (4 * stride) == 0
 
 
 def transform(kernel: jax.Array) -> list[jax.Array]:
@@ -47,22 +48,27 @@ def join(kernels: list[jax.Array]) -> jax.Array:
   return joined.reshape(*joined.shape[:2], -1)
 
 
-def prepare(kernel: jax.Array) -> dict:
-  """[kh, kw, C, D] as `correlate_prepared` reads it, for any number of pixels."""
+def prepare(kernel: jax.Array, few: bool) -> dict:
+  """[kh, kw, C, D] as `correlate_prepared` reads it; `few`: for any number of pixels."""
   rows = transform(kernel)
-  prepared = {'rows': rows, 'few': join(rows)}
+  prepared = {'rows': rows}
+  if few:
+    prepared['few'] = join(rows)
   if math.prod(kernel.shape[2:]) <= MANY_CHANNELS_BOTH:
     prepared['both'] = transform_both(kernel)
   return prepared
 
 
-def correlate_prepared(x: jax.Array, prepared: dict, pads: tuple) -> jax.Array:
-  """`correlate` with the form of the rule that suits the number of pixels."""
+def correlate_prepared(
+  x: jax.Array, prepared: Sequence[dict], pads: Sequence[tuple]
+) -> list[jax.Array]:
+  """`correlate` with each of several kernels, in the form that suits the number of pixels."""
   if pixels.fewer_than(x, FEW_PIXELS):
-    return correlate_few(x, prepared['few'], pads)
-  if 'both' in prepared and x.shape[2] % 4 == 0 and not pixels.fewer_than(x, FEW_PIXELS_BOTH):
-    return correlate_both(x, prepared['both'], pads)
-  return correlate(x, prepared['rows'], pads)
+    return [correlate_few(x, one['few'], edges) for one, edges in zip(prepared, pads)]
+  many = x.shape[2] % 4 == 0 and not pixels.fewer_than(x, FEW_PIXELS_BOTH)
+  if many and all('both' in one for one in prepared):
+    return correlate_both(x, [one['both'] for one in prepared], pads)
+  return [correlate(x, one['rows'], edges) for one, edges in zip(prepared, pads)]
 
 
 def correlate(x: jax.Array, kernels: list[jax.Array], pads: tuple) -> jax.Array:
@@ -80,10 +86,24 @@ def correlate_all(
     found.append(
       [pixels.correlate(row, k, ((0, 0), columns_pad)) for row, k in zip(rows, transformed)]
     )
-  products = [sum(same[1:], same[0]) for same in zip(*found)]
-  *_, outputs = matrices(len(products) - 3)
-  y = jnp.stack([_combine(weights, products) for weights in outputs], 2)
-  return y.reshape(*images[0].shape[:3], -1)
+  return _outputs([sum(same[1:], same[0]) for same in zip(*found)])
+
+
+def prepare_strided(kernel: jax.Array) -> dict:
+  """[3, 3, C, D] as `correlate_strided` reads it."""
+  return {'outer': transform(kernel[::2]), 'middle': kernel[1:2]}
+
+
+def correlate_strided(x: jax.Array, prepared: dict) -> jax.Array:
+  """A 3x3 convolution of stride 2 and padding 1, for an x of whole tiles of 8 rows.
+
+  Odd rows are seen by the kernel's two outer ones, to which the rule applies, even rows by the
+  middle one alone: 9 products for 12.
+  """
+  see = functools.partial(pixels.correlate, pads=((0, 0), (1, 1)), strides=(1, 2))
+  odd = _rows(x[:, 1::2], len(prepared['outer']), (1, 0))
+  outer = _outputs([see(row, k) for row, k in zip(odd, prepared['outer'])])
+  return outer + see(x[:, ::2], prepared['middle'])
 
 
 def correlate_few(x: jax.Array, joined: jax.Array, pads: tuple) -> jax.Array:
@@ -104,22 +124,27 @@ def transform_both(kernel: jax.Array) -> jax.Array:
   return jnp.einsum('ai,bj,ijcd->abcd', weights, weights, kernel)
 
 
-def correlate_both(x: jax.Array, kernels: jax.Array, pads: tuple) -> jax.Array:
-  """`correlate` with the rule along rows and columns: (k + 3)**2 products for 16 k**2.
+def correlate_both(
+  x: jax.Array, kernels: Sequence[jax.Array], pads: Sequence[tuple]
+) -> list[jax.Array]:
+  """`correlate` with each of several kernels, by the rule along rows and columns.
 
-  Of x the width, too, is a multiple of 4. In float32 off by some 1e-5 of the largest output.
+  (k + 3)**2 products for 16 k**2. Of x the width, too, is a multiple of 4. In float32 off by some
+  1e-5 of the largest output.
   """
-  n = len(kernels)
-  *_, outputs = matrices(n - 3)
-  found = []
-  for row, row_kernels in zip(_rows(x, n, pads[0]), kernels):
-    row = pixels.materialize(row, kernels.ravel()[0])
-    seen = _rows(row, n, pads[1], axis=2)
-    products = [tile @ kernel for tile, kernel in zip(seen, row_kernels)]
-    y = jnp.stack([_combine(weights, products) for weights in outputs], 3)
-    found.append(y.reshape(*row.shape[:3], -1))  # [N, H / 4, W, D]
-  y = jnp.stack([_combine(weights, found) for weights in outputs], 2)
-  return y.reshape(*x.shape[:3], -1)
+  n, parameter = len(kernels[0]), kernels[0].ravel()[0]
+  rows = {  # in memory once, whatever number of kernels sees them
+    edges: [pixels.materialize(row, parameter) for row in _rows(x, n, edges)]
+    for edges in dict.fromkeys(rows_pad for rows_pad, _ in pads)
+  }
+  correlated = []
+  for kernel, (rows_pad, columns_pad) in zip(kernels, pads):
+    found = []
+    for row, row_kernels in zip(rows[rows_pad], kernel):
+      seen = _rows(row, n, columns_pad, axis=2)
+      found.append(_outputs([tile @ k for tile, k in zip(seen, row_kernels)], axis=2))
+    correlated.append(_outputs(found))
+  return correlated
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, taps: int, pads: tuple) -> jax.Array:
@@ -143,6 +168,15 @@ def _rows(x, n, pads, axis=1):
     tile, row = divmod(k - pads[0], 4)
     rows.append(pixels.move(lax.slice_in_dim(x, row, None, 4, axis), axis, -tile, 0))
   return [_combine(weights, rows) for weights in inputs]
+
+
+def _outputs(products, axis=1):
+  """What the products of transformed rows come to, 4 outputs where each product is one."""
+  *_, outputs = matrices(len(products) - 3)
+  y = jnp.stack([_combine(weights, products) for weights in outputs], axis + 1)
+  shape = list(products[0].shape)
+  shape[axis] *= 4
+  return y.reshape(shape)
 
 
 def _columns(x, pads, axis):

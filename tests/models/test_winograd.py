@@ -37,9 +37,32 @@ def test_it_is_the_same_function(size, pads):
   for found in (
     winograd.correlate(x, kernels, pads),
     winograd.correlate_few(x, winograd.join(kernels), pads),
-    winograd.correlate_both(x, winograd.transform_both(kernel), pads),
+    *winograd.correlate_both(x, [winograd.transform_both(kernel)], [pads]),
   ):
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_several_kernels_share_the_rows(monkeypatch):
+  stored, materialize = [], pixels.materialize
+  monkeypatch.setattr(pixels, 'materialize', lambda x, p: stored.append(x) or materialize(x, p))
+  r = np.random.default_rng(4)
+  x = jnp.asarray(r.standard_normal((2, 12, 8, 5)), jnp.float32)
+  kernels = jnp.asarray(r.standard_normal((4, 2, 2, 5, 3)), jnp.float32)
+  pads = [(rows, columns) for rows in ((1, 0), (0, 1)) for columns in ((1, 0), (0, 1))]
+  found = winograd.correlate_both(x, [winograd.transform_both(k) for k in kernels], pads)
+  for got, kernel, edges in zip(found, kernels, pads, strict=True):
+    want = pixels.correlate(x, kernel, edges)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+  assert len(stored) == 2 * 5  # sums of rows, from above and from below
+
+
+def test_a_strided_convolution_is_the_same_function():
+  r = np.random.default_rng(4)
+  x = jnp.asarray(r.standard_normal((2, 16, 6, 5)), jnp.float32)
+  kernel = jnp.asarray(r.standard_normal((3, 3, 5, 3)), jnp.float32)
+  want = convolution.convolve(x, kernel, 2, 1)
+  found = winograd.correlate_strided(x, winograd.prepare_strided(kernel))
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(
@@ -88,12 +111,13 @@ def test_gradients_with_and_without_the_rule(size, stride, few, monkeypatch):
   ],
 )
 def test_a_network_prepared_for_a_cpu_is_the_same_function(few, both, network, depth, monkeypatch):
-  """All layers take part, then, but the strided ones and those of two rows."""
+  """All layers take part, then, but those of two rows."""
   monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
   monkeypatch.setattr(winograd, 'FEW_PIXELS', few)
   monkeypatch.setattr(winograd, 'FEW_PIXELS_BOTH', both)
   monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
   monkeypatch.setattr(convolution, 'FEWEST_PIXELS', few // 100)
+  monkeypatch.setattr(convolution, 'MANY_PIXELS', few)
   model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=4)
   apply = jax.jit(functools.partial(model.apply, train=False))
   images = jax.random.normal(jax.random.key(1), (2, 128, 64, 3))
