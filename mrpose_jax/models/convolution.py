@@ -87,13 +87,13 @@ def _convolve_transposed_bwd(stride, padding, out_size, saved, dx):
   del out_size
   y, kernel = saved
   y, dx = (pixels.materialize(a, kernel.ravel()[0]) for a in (y, dx))
-  form = default = functools.partial(convolve, stride=stride, padding=padding)
+  convolved = functools.partial(convolve, stride=stride, padding=padding)
   if _suits_winograd(y, kernel, stride) and not pixels.fewer_than(y, FEW_PIXELS):
     form = functools.partial(_convolve_by_winograd, stride=stride, padding=padding)
-  return (
-    lax.platform_dependent(dx, kernel, cpu=form, default=default),
-    _kernel_gradient(dx, y, kernel.shape, stride, padding),
-  )
+    dy = lax.platform_dependent(dx, kernel, cpu=form, default=convolved)
+  else:
+    dy = convolved(dx, kernel)
+  return dy, _kernel_gradient(dx, y, kernel.shape, stride, padding)
 
 
 convolve_transposed.defvjp(_convolve_transposed_fwd, _convolve_transposed_bwd)
@@ -194,7 +194,7 @@ def _phases(taps, stride, padding):
 def _kernel_gradient(x, dy, shape, stride, padding):
   """Gradient of sum(dy * convolve(x, kernel)) with respect to the kernel."""
   kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-  form = default = functools.partial(
+  default = functools.partial(
     _kernel_gradient_default, kernel=kernel, stride=stride, padding=padding
   )
   if shape[:2] == (1, 1):
@@ -203,6 +203,8 @@ def _kernel_gradient(x, dy, shape, stride, padding):
     form = functools.partial(
       winograd.kernel_gradient, taps=shape[0], pads=((padding, shape[0] - 1 - padding),) * 2
     )
+  else:
+    return default(x, dy)
   return lax.platform_dependent(x, dy, cpu=form, default=default)
 
 
