@@ -74,6 +74,7 @@ def _training(name, depth, size, width, n, num_turns):
 def _prediction(name, depth, size, width, n, times, num_turns):
   model, variables, network = both(name, depth, width)
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
+  inputs = jax.block_until_ready(jax.device_put(images))  # PyTorch has its copy, too
   # As the Predictor has them.
   variables = jax.jit(pose_network.fold_batch_norm)(variables)
   variables = jax.jit(functools.partial(pose_network.prepare_for_cpu, model))(variables)
@@ -82,7 +83,7 @@ def _prediction(name, depth, size, width, n, times, num_turns):
 
   def ours():
     for _ in range(times):
-      heatmaps = predict(variables, images).block_until_ready()
+      heatmaps = predict(variables, inputs).block_until_ready()
     return heatmaps
 
   def predictions_of(x):
