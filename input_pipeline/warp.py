@@ -17,7 +17,6 @@ from jax import lax
 from jax import numpy as jnp
 
 from input_pipeline import boxes
-from mrpose_jax.models.pixels import materialize
 
 TILE = 16  # pixels of the crop, its side
 BLOCK = (64, 32)  # height, width, at most; pixels of the crop
@@ -57,9 +56,12 @@ def scale_and_shift(images: jax.Array, matrix: jax.Array, out_size: tuple[int, i
 
 def by_gathering(images, matrix, out_size):
   """`affine`, pixel by pixel."""
-  points = _sources(matrix, out_size).reshape(images.shape[0], -1, 2)  # [N, hw, 2]
-  # Once: where XLA computes them for each use anew, their floors may be those of other roundings.
-  points = materialize(points, matrix.ravel()[0])
+  # A matrix product, which XLA computes once. Sums it computes anew for whatever uses them, and
+  # where these round differently, indices and weights come from floors that are a pixel apart.
+  crop = jnp.concatenate([_pixels(out_size), jnp.ones((math.prod(out_size), 1))], 1)
+  points = jnp.einsum(
+    'nij,pj->npi', boxes.invert(matrix), crop, precision=lax.Precision.HIGHEST
+  )  # [N, hw, 2]
   crops = jax.vmap(_gather)(images, points)
   return crops.reshape(images.shape[0], *out_size, images.shape[-1])
 
@@ -160,9 +162,14 @@ def by_rows_and_columns(images, matrix, out_size):
 
 def _sources(matrix, out_size):
   """[N, height, width, 2]: where in the image each pixel of the crop lies."""
-  crop = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in out_size[::-1])), -1)
-  points = boxes.transform(boxes.invert(matrix), crop.reshape(1, -1, 2))
+  points = boxes.transform(boxes.invert(matrix), _pixels(out_size)[None])
   return points.reshape(matrix.shape[0], *out_size, 2)
+
+
+def _pixels(size):
+  """[height width, 2]: x, y of each pixel."""
+  axes = (jnp.arange(n, dtype=jnp.float32) for n in size[::-1])
+  return jnp.stack(jnp.meshgrid(*axes), -1).reshape(-1, 2)
 
 
 def _weights(position, size):

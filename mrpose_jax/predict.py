@@ -145,7 +145,8 @@ def _parts(config, skeleton):
   def to_heatmaps(variables, inputs):
     if not flip_test:
       return model.apply(variables, inputs, train=False)
-    inputs = pixels.materialize(inputs, inputs.ravel()[0])  # or a CPU samples them for each of both
+    # In memory, or a CPU samples them for each of both; a weight is on all devices.
+    inputs = pixels.materialize(inputs, jax.tree.leaves(variables)[0].ravel()[0])
     # Each beside its mirror image, so that both stay on the device that has the person.
     both = jnp.stack([inputs, inputs[:, :, ::-1]], 1)  # [N, 2, H, W, 3]
     heatmaps = model.apply(variables, both.reshape(-1, *inputs.shape[1:]), train=False)
