@@ -56,7 +56,7 @@ def materialize(x: jax.Array, parameter: jax.Array) -> jax.Array:
 
 def _through_a_loop(x, parameter):
   return lax.while_loop(
-    lambda carry: carry[0], lambda carry: (carry[0] & False, -carry[1]), (jnp.isnan(parameter), x)
+    lambda carry: carry[0], lambda carry: (False, -carry[1]), (jnp.isnan(parameter), x)
   )[1]
 
 
