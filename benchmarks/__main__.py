@@ -16,6 +16,7 @@ from absl import flags
 
 from benchmarks import parts
 from mrpose_jax import command_line
+from mrpose_jax.runtime import compilation
 
 _PARTS = flags.DEFINE_multi_enum('parts', parts.NAMES, parts.NAMES, 'What to measure.')
 _TURNS = flags.DEFINE_integer('turns', 7, 'How often two take turns.', lower_bound=1)
@@ -44,7 +45,7 @@ def main(arguments):
   rows, tables = [], []
   for part in _PARTS.value:
     with concurrent.futures.ProcessPoolExecutor(
-      1, multiprocessing.get_context('spawn'), command_line.keep_freed_memory
+      1, multiprocessing.get_context('spawn'), compilation.set_up_memory
     ) as process:
       arguments = part, _TURNS.value, scratch, _COCO.value, _SET.value
       found = process.submit(parts.measure, *arguments).result()

@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks import prediction
 from benchmarks import turns
-from configs import common
-from input_pipeline import boxes
+from input_pipeline.device import geometry
+from mrpose_jax import defaults
 from mrpose_jax import predict
-from mrpose_jax import skeleton as skeletons
+from mrpose_jax import skeletons
 from mrpose_jax.metrics import coco
 
 BATCH, IN_IMAGE = 100, 4  # people
@@ -26,13 +26,13 @@ VARIANCE = (2 * np.array(skeletons.COCO.sigmas)) ** 2
 
 def run(num_turns, people=100_000, fewer=2_000) -> list[turns.Comparison]:
   """Time of `people` people: ours, and the loops over `fewer` of them, scaled."""
-  codec = predict.codec_of(common.get_config())
+  codec = predict.codec_of(defaults.get_config())
   heatmaps = _heatmaps(codec)
 
   @jax.jit
   def to_people(heatmaps, center, size):
     points, scores = codec.decode(heatmaps)
-    points = boxes.heatmap_to_image(points, center, size, codec.heatmap_size)
+    points = geometry.heatmap_to_image(points, center, size, codec.heatmap_size)
     return jax.numpy.concatenate([points, scores[..., None]], -1)
 
   with tempfile.TemporaryDirectory() as folder:

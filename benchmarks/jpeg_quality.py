@@ -14,13 +14,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from input_pipeline import annotations
-from input_pipeline import augment
-from input_pipeline import boxes
-from input_pipeline import images
-from input_pipeline import warp
-from input_pipeline.builders import coco
-from input_pipeline.builders import pose_builder
+from input_pipeline.datasets import coco
+from input_pipeline.datasets import pose_builder
+from input_pipeline.device import augment
+from input_pipeline.device import geometry
+from input_pipeline.device import warp
+from input_pipeline.formats import coco_json
+from input_pipeline.host import image_files
 from mrpose_jax import command_line
 
 CROP = (256, 192)
@@ -42,24 +42,24 @@ def main(arguments):
   crops = pose_builder.CropSettings()
   people = [
     (entry, person)
-    for entry in annotations.read_coco(split.annotation_file).images
+    for entry in coco_json.read(split.annotation_file).images
     for person in entry.people
   ][: _PEOPLE.value]
   results = collections.defaultdict(lambda: collections.defaultdict(list))
   weights = collections.defaultdict(list)
   for number, (entry, person) in enumerate(people):
-    image = images.read(split.image_folder / entry.file_name)
+    image = image_files.read(split.image_folder / entry.file_name)
     patch = pose_builder.train_patch(image, person.box, crops)
     group = 'scaled' if patch.zoom.min() < 1 else 'whole'
     matrices = draw_matrices(person.box, crops, number)
     expected, inside = crops_of(image, matrices)
-    from_patch = boxes.compose(matrices, patch_to_image(patch))
+    from_patch = geometry.compose(matrices, patch_to_image(patch))
     versions = {('no JPEG', ''): patch.pixels}
     for name, subsampling in SUBSAMPLING.items():
       for quality in QUALITIES:
-        data = images.encode_jpeg(patch.pixels, quality, subsampling)
+        data = image_files.encode_jpeg(patch.pixels, quality, subsampling)
         weights[quality, name].append(len(data))
-        versions[quality, name] = images.decode(data, 'patch')
+        versions[quality, name] = image_files.decode(data, 'patch')
     for key, pixels in versions.items():
       found, _ = crops_of(pixels, from_patch)
       results[group][key] += psnr(found, expected, inside)
@@ -82,12 +82,12 @@ def main(arguments):
 
 def draw_matrices(box, crops, seed):
   """[DRAWS, 2, 3] image -> crop, as the paper's recipe draws them."""
-  center, size = boxes.box_to_region(box, crops.aspect, crops.padding)
+  center, size = geometry.box_to_region(box, crops.aspect, crops.padding)
   recipe = augment.Augmentation(rotation=30.0, scale=crops.scale, flip=0.5, draw='uniform')
   drawn = augment.draw(jax.random.key(seed), DRAWS, recipe)
   scale, rotation, flip = (np.asarray(values) for values in drawn)
   center = np.broadcast_to(center, (DRAWS, 2))
-  return boxes.region_to_crop(center, size * scale[:, None], CROP, rotation, flip)
+  return geometry.region_to_crop(center, size * scale[:, None], CROP, rotation, flip)
 
 
 def patch_to_image(patch):

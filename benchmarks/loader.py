@@ -17,13 +17,13 @@ import jax
 import numpy as np
 
 from benchmarks import turns
-from input_pipeline import annotations
-from input_pipeline import batch
-from input_pipeline import boxes
-from input_pipeline import images
-from input_pipeline import loader
 from input_pipeline import prepare
-from input_pipeline.builders import coco
+from input_pipeline.datasets import coco
+from input_pipeline.device import geometry
+from input_pipeline.formats import coco_json
+from input_pipeline.host import batching
+from input_pipeline.host import image_files
+from input_pipeline.host import loader
 
 BATCH = 32
 CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels
@@ -52,7 +52,7 @@ def compare(dataset, split, num_turns) -> dict:
   """People a second of both, turn by turn."""
   people = [
     (str(split.image_folder / entry.file_name), person)
-    for entry in annotations.read_coco(split.annotation_file).images
+    for entry in coco_json.read(split.annotation_file).images
     for person in entry.people
   ]
   ours, plain = [], []
@@ -88,16 +88,16 @@ def stages(dataset) -> dict[str, float]:
   indices = np.random.default_rng(0).permutation(len(source))[:256].tolist()
   records = [source[i] for i in indices]
   canvas = int(dataset.crops['canvas'])
-  decoded = [images.decode(record['image'], 'record') for record in records]
+  decoded = [image_files.decode(record['image'], 'record') for record in records]
 
   def assemble():
     for i in range(0, len(records), BATCH):
       some = records[i : i + BATCH]
       box = np.concatenate([record['people']['box'] for record in some])
-      center, size = boxes.box_to_region(box, 0.75, 1.25)
+      center, size = geometry.box_to_region(box, 0.75, 1.25)
       examples = [
-        batch.person_example(
-          images.Patch(decoded[i + n], record['origin'], record['zoom']),
+        batching.person_example(
+          image_files.Patch(decoded[i + n], record['origin'], record['zoom']),
           center[n],
           size[n],
           record['people']['keypoints'][0],
@@ -105,7 +105,7 @@ def stages(dataset) -> dict[str, float]:
         )
         for n, record in enumerate(some)
       ]
-      people = batch.stack(examples, canvas)
+      people = batching.stack(examples, canvas)
     return people
 
   people = assemble()
@@ -116,7 +116,7 @@ def stages(dataset) -> dict[str, float]:
 
   work = {
     'read': lambda: [source[i] for i in indices],
-    'decode': lambda: [images.decode(record['image'], 'record') for record in records],
+    'decode': lambda: [image_files.decode(record['image'], 'record') for record in records],
     'batch': assemble,
     'transfer': transfer,
   }
@@ -151,15 +151,15 @@ def _plain_batch(task):
 def _plain_person(path, person, rng):
   """Input [3, 256, 192], heatmaps [K, 64, 48] and weights [K] of one person."""
   image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-  center, size = boxes.box_to_region(person.box, aspect=0.75, padding=1.25)
+  center, size = geometry.box_to_region(person.box, aspect=0.75, padding=1.25)
   size = size * (1 + rng.uniform(-0.4, 0.4))
   rotation, flip = rng.uniform(-30, 30), rng.random() < 0.5
-  matrix = boxes.region_to_crop(center, size, CROP, rotation, flip)
+  matrix = geometry.region_to_crop(center, size, CROP, rotation, flip)
   crop = cv2.warpAffine(image, matrix, CROP[::-1], flags=cv2.INTER_LINEAR)
   inputs = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32)
   inputs -= MEAN
   inputs /= STD
-  keypoints = boxes.transform(matrix, person.keypoints)
+  keypoints = geometry.transform(matrix, person.keypoints)
   order = [0, *(i + (1 if i % 2 else -1) for i in range(1, 17))] if flip else slice(None)
   heatmaps, weights = _plain_heatmaps(keypoints[order], person.visible[order])
   return inputs, heatmaps, weights

@@ -1,7 +1,5 @@
 """A training step and a prediction on the CPU, beside the same network in PyTorch."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
@@ -11,9 +9,9 @@ from jax import numpy as jnp
 import mrpose_jax
 from benchmarks import torch_networks
 from benchmarks import turns
-from mrpose_jax import compilation
-from mrpose_jax import optimizer as optimizers
-from mrpose_jax.models import pose_network
+from mrpose_jax import optimizers
+from mrpose_jax.models import folding
+from mrpose_jax.runtime import compilation
 
 NETWORKS = ('simple_baseline', 'mrfeanet2')
 
@@ -76,14 +74,14 @@ def _prediction(name, depth, size, width, n, times, num_turns):
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
   inputs = jax.block_until_ready(jax.device_put(images))  # PyTorch has its copy, too
   # As the Predictor has them.
-  variables = jax.jit(pose_network.fold_batch_norm)(variables)
-  variables = jax.jit(functools.partial(pose_network.prepare_for_cpu, model))(variables)
-  predict = compilation.jit(lambda variables, x: model.apply(variables, x, train=False))
+  variables = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
+  jit = compilation.jit_prediction(model, variables)
+  predict = jit(lambda variables, x: model.apply(variables, x, train=False))
   network.eval()
 
   def ours():
     for _ in range(times):
-      heatmaps = predict(variables, inputs).block_until_ready()
+      heatmaps = predict(inputs).block_until_ready()
     return heatmaps
 
   def predictions_of(x):

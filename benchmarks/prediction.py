@@ -13,11 +13,11 @@ import torch
 
 from benchmarks import network
 from benchmarks import turns
-from configs import common
-from input_pipeline import augment
-from input_pipeline import boxes as box_geometry
-from mrpose_jax import predict
-from mrpose_jax import skeleton as skeletons
+from input_pipeline.device import augment
+from input_pipeline.device import geometry
+from mrpose_jax import defaults
+from mrpose_jax import predictors
+from mrpose_jax import skeletons
 
 BATCH = 16
 CROP, HEATMAP = (256, 192), (64, 48)
@@ -26,11 +26,11 @@ CROP, HEATMAP = (256, 192), (64, 48)
 def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=100, depth=50):
   """Keypoints of all people in `count` images of a folder, flip test on."""
   paths, boxes = _people(images, annotation_file, count)
-  config = common.get_config()
+  config = defaults.get_config()
   config.model.update({'network': 'simple_baseline', 'depth': depth})
   config.eval.batch_size = BATCH
   _, variables, theirs = network.both('simple_baseline', depth, 64)
-  predictor = predict.Predictor(variables, config, skeletons.COCO, 0.75, 1.25, step=0)
+  predictor = predictors.Predictor(variables, config, skeletons.COCO, 0.75, 1.25, step=0)
   theirs.eval().to(memory_format=torch.channels_last)
   found = np.concatenate(predictor(paths, boxes))
   expected = _pytorch(theirs, paths, boxes)
@@ -82,8 +82,8 @@ def _pytorch(model, paths, boxes):
 
 
 def _crop(image, box):
-  center, size = box_geometry.box_to_region(box, 0.75, 1.25)
-  matrix = box_geometry.region_to_crop(center, size, CROP, 0.0, False)
+  center, size = geometry.box_to_region(box, 0.75, 1.25)
+  matrix = geometry.region_to_crop(center, size, CROP, 0.0, False)
   crop = cv2.warpAffine(image, np.asarray(matrix), CROP[::-1], flags=cv2.INTER_LINEAR)
   return (crop.astype(np.float32) / 255 - augment.MEAN) / augment.STD, (center, size)
 

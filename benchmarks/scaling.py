@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 import mrpose_jax
 from benchmarks import turns
-from mrpose_jax import compilation
+from mrpose_jax.runtime import compilation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,12 @@ come from the annotation file; every field can be set by --config.SECTION.FIELD=
 --mode=show lists them.
 """
 
-from configs import common
+from mrpose_jax import defaults
 
 
 def get_config(argument=None):
-  given = common.parse_argument(argument, network='mrfeanet2', depth=18, width=32, augment=1)
-  config = common.get_config()
+  given = defaults.parse_argument(argument, network='mrfeanet2', depth=18, width=32, augment=1)
+  config = defaults.get_config()
   config.model.network = given.network
   config.model.depth = given.depth
   config.model.width = given.width

@@ -5,12 +5,12 @@
 Arguments: network, depth, width. The data are drawn on first use.
 """
 
-from configs import common
+from mrpose_jax import defaults
 
 
 def get_config(argument=None):
-  given = common.parse_argument(argument, network='mrfeanet2', depth=18, width=32)
-  config = common.get_config()
+  given = defaults.parse_argument(argument, network='mrfeanet2', depth=18, width=32)
+  config = defaults.get_config()
   config.model.network = given.network
   config.model.depth = given.depth
   config.model.width = given.width

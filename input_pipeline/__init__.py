@@ -1,0 +1,19 @@
+"""From annotation files to crops on the device.
+
+`from input_pipeline import boxes, warp` are the public names for research code: the geometry of
+crops, and the resampling of images.
+"""
+
+import importlib
+
+_PUBLIC = {'boxes': 'device.geometry', 'warp': 'device.warp'}
+
+
+def __getattr__(name):
+  if name in _PUBLIC:
+    return importlib.import_module(f'input_pipeline.{_PUBLIC[name]}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return sorted([*globals(), *_PUBLIC])

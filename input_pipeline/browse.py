@@ -18,16 +18,15 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from input_pipeline import annotations
-from input_pipeline import augment
-from input_pipeline import boxes
-from input_pipeline import loader
+from input_pipeline.device import augment
+from input_pipeline.device import geometry
+from input_pipeline.host import loader
 from mrpose_jax import command_line
-from mrpose_jax import configuration
 from mrpose_jax import predict
-from mrpose_jax import skeleton as skeletons
+from mrpose_jax import skeletons
 from mrpose_jax import train
 from mrpose_jax import visualize
+from mrpose_jax.runtime import configuration
 
 # Small crops are enlarged to at least so many rows, so that lines on them are thin.
 ROWS = 256
@@ -79,7 +78,7 @@ def training_cells(dataset, config):
   batches = loader.train_batches(dataset, config.train.batch_size, config.seed)
   for step, batch in enumerate(batches):
     examples = jax.device_get(make_examples(step, batch))
-    crops = predict.to_pixels(examples.inputs, order)
+    crops = augment.to_pixels(examples.inputs, order)
     # The sum, saturating softly, so that one keypoint is bright and a face's five are still apart.
     heat = 1 - np.exp(-examples.target.sum(-1))  # [N, h, w]
     for n, crop in enumerate(crops):
@@ -96,9 +95,7 @@ def validation_cells(dataset, config):
   flip_order = skeletons.flip_order(dataset.skeleton.flip_pairs, dataset.skeleton.num_keypoints)
   detections = None
   if config.eval.detections:
-    detections = annotations.read_detections(
-      config.eval.detections, config.eval.detection_threshold
-    )
+    detections = detections.read(config.eval.detections, config.eval.detection_threshold)
   crop_people = jax.jit(
     lambda batch: augment.crop_people(batch, None, image_size, flip_order, order)[0]
   )
@@ -107,11 +104,11 @@ def validation_cells(dataset, config):
     dataset, config.eval.batch_size, config.eval.canvas, detections
   )
   for batch, rows in batches:
-    crops = predict.to_pixels(jax.device_get(crop_people(batch)), order)
-    matrices = boxes.region_to_crop(rows.center, rows.size, image_size)
+    crops = augment.to_pixels(jax.device_get(crop_people(batch)), order)
+    matrices = geometry.region_to_crop(rows.center, rows.size, image_size)
     for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):
       keypoints, visible = labels.of(int(person_id))
-      points = boxes.transform(matrices[n], keypoints)
+      points = geometry.transform(matrices[n], keypoints)
       caption = f'person {person_id}' if person_id >= 0 else f'detection on {image_id}'
       yield draw(crops[n], points, visible, dataset.skeleton), caption
 

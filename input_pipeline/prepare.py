@@ -22,11 +22,11 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from absl import flags
 
-from input_pipeline import records
-from input_pipeline.builders import coco
-from input_pipeline.builders import mpii
-from input_pipeline.builders import pose_builder
-from input_pipeline.builders import synthetic_people
+from input_pipeline.datasets import coco
+from input_pipeline.datasets import mpii
+from input_pipeline.datasets import pose_builder
+from input_pipeline.datasets.synthetic import synthetic_people
+from input_pipeline.host import records
 from mrpose_jax import command_line
 from mrpose_jax import errors
 

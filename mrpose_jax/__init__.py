@@ -2,20 +2,20 @@
 
 import importlib
 
-from mrpose_jax.codec import Codec as Codec
-from mrpose_jax.codec import flip_heatmaps as flip_heatmaps
+from mrpose_jax.codecs import Codec as Codec
+from mrpose_jax.codecs import flip_heatmaps as flip_heatmaps
 from mrpose_jax.losses import keypoint_mse_loss as keypoint_mse_loss
 from mrpose_jax.models.pose_network import create_model as create_model
-from mrpose_jax.torch_weights import export_torch_weights as export_torch_weights
-from mrpose_jax.torch_weights import import_torch_weights as import_torch_weights
+from mrpose_jax.weights.torch_files import export_torch_weights as export_torch_weights
+from mrpose_jax.weights.torch_files import import_torch_weights as import_torch_weights
 
 # Orbax, pycocotools and Pillow take a second to import; so only when one of these is asked for.
 _LATER = {
-  'Predictor': 'predict',
-  'load_predictor': 'predict',
-  'to_coco': 'people',
-  'to_frame': 'people',
-  'to_supervision': 'people',
+  'Predictor': 'predictors',
+  'load_predictor': 'predictors',
+  'to_coco': 'inference.conversions',
+  'to_frame': 'inference.conversions',
+  'to_supervision': 'inference.conversions',
 }
 
 
@@ -23,3 +23,7 @@ def __getattr__(name):
   if name in _LATER:
     return getattr(importlib.import_module(f'mrpose_jax.{_LATER[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return sorted([*globals(), *_LATER])

@@ -32,31 +32,31 @@ def run(arguments):
   """One call; everything else is in the package."""
   command_line.no_arguments(arguments)
   if _MODE.value == 'show':
-    from mrpose_jax import show
+    from mrpose_jax.runtime import show
 
     return print(show.show(_config()))
   if _MODE.value == 'plan':
-    from mrpose_jax import plan
+    from mrpose_jax.planning import plan
 
     topology = command_line.given(_TOPOLOGY, 'accelerators, such as v5e:2x4 or h100:8')
     return print(plan.plan(_config(), topology))
   workdir = command_line.given(_WORKDIR, 'the folder of the run')
   _start()
   if _MODE.value == 'predict':
-    from mrpose_jax import predict_folder
+    from mrpose_jax.inference import image_folder
 
     source = command_line.given(_INPUT, 'a folder of images')
     output = command_line.given(_OUTPUT, 'a folder to write to')
-    predict_folder.predict_folder(workdir, source, output, _BOXES.value, _DETECTOR.value)
+    image_folder.predict_folder(workdir, source, output, _BOXES.value, _DETECTOR.value)
   elif _MODE.value == 'export':
-    from mrpose_jax import export
+    from mrpose_jax.inference import export
 
     export.export(workdir, command_line.given(_OUTPUT, 'a file to write to'))
   elif _MODE.value == 'import':
-    from mrpose_jax import import_weights
+    from mrpose_jax.weights import importing
 
     weights = command_line.given(_INPUT, 'a file of PyTorch weights')
-    import_weights.import_weights(_config(), weights, workdir, _CHANNEL_ORDER.value)
+    importing.import_weights(_config(), weights, workdir, _CHANNEL_ORDER.value)
   elif _MODE.value == 'eval':
     from mrpose_jax import evaluate
 

@@ -1,8 +1,6 @@
 """What the commands share: flags and errors that end in one line and a documented exit code."""
 
-import ctypes
 import errno
-import importlib.util
 import logging
 import os
 import pathlib
@@ -20,7 +18,9 @@ from mrpose_jax import errors
 
 # A full disk, a full quota, a limit, a file system that became read-only.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-ROOT = pathlib.Path(__file__).parents[1]  # the checkout, or where pip installs
+_PACKAGE = pathlib.Path(__file__).parent
+# The folder that holds configs/: the package itself where pip installed it, else the checkout.
+_CONFIGS_IN = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent
 
 flags.disclaim_key_flags()  # what is defined below is the caller's, and in its --help
 
@@ -77,45 +77,15 @@ def define_machines() -> Callable[[], None]:
   cache = flags.DEFINE_bool('compilation_cache', True, 'Keep compiled programs for the next start.')
 
   def start():
-    keep_freed_memory()
-    import jax  # here, because --help and wrong flags need not wait for it
+    from mrpose_jax.runtime import compilation  # here, because --help need not wait for JAX
+    from mrpose_jax.runtime import parallel
 
-    from mrpose_jax import parallel
-
-    if cache.value and not jax.config.jax_compilation_cache_dir:
-      home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-      folder = pathlib.Path(home).expanduser() / 'mrpose_jax' / 'compiled'
-      jax.config.update('jax_compilation_cache_dir', str(folder))
-    elif not cache.value:
-      jax.config.update('jax_enable_compilation_cache', False)
+    compilation.set_up(keep_programs=cache.value)
     parallel.initialize(coordinator.value, count.value, number.value)
     if not parallel.is_main():
       logging.getLogger('mrpose_jax').setLevel(logging.WARNING)
 
   return start
-
-
-def keep_freed_memory():
-  """On a machine that JAX can only use the CPU of: freed memory stays with the process.
-
-  A training step frees a gigabyte and more and asks for it again. glibc hands it back in between,
-  and the kernel clears it page by page: a quarter of the time of a step. Large blocks stay in the
-  main thread's heap alone, so computations are dispatched, and allocate, in the thread that asks
-  for them. The others' heaps serve what each product takes and gives back thousands of times a
-  step. Call it before JAX starts its threads; without glibc it does nothing.
-  """
-  accelerators = ('libtpu', 'jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
-  if any(importlib.util.find_spec(name) for name in accelerators):
-    return
-  if mallopt := getattr(ctypes.CDLL(None), 'mallopt', None):
-    import jax
-
-    for option, value in (
-      (-4, 0),  # M_MMAP_MAX: large blocks from the heap, too
-      (-1, -1),  # M_TRIM_THRESHOLD: which does not shrink
-    ):
-      mallopt(option, value)
-    jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def given(flag: flags.FlagHolder, what: str):
@@ -156,8 +126,8 @@ def _own_config(argument):
   """`--config=configs/FILE.py` names the project's where the current folder has no such file."""
   flag, _, value = argument.partition('=')
   file = value.partition(':')[0]
-  if flag == '--config' and not os.path.exists(file) and (ROOT / file).is_file():
-    return f'--config={ROOT / value}'
+  if flag == '--config' and not os.path.exists(file) and (_CONFIGS_IN / file).is_file():
+    return f'--config={_CONFIGS_IN / value}'
   return argument
 
 

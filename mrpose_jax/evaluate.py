@@ -9,20 +9,21 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline import annotations
-from input_pipeline import images
-from input_pipeline import loader
-from mrpose_jax import checkpoint
-from mrpose_jax import compilation
-from mrpose_jax import configuration
-from mrpose_jax import error_analysis
-from mrpose_jax import parallel
+from input_pipeline.formats import coco_json
+from input_pipeline.host import image_files
+from input_pipeline.host import loader
 from mrpose_jax import predict
-from mrpose_jax import report
-from mrpose_jax import skeleton as skeletons
+from mrpose_jax import skeletons
+from mrpose_jax import tables
+from mrpose_jax import train_state
 from mrpose_jax import visualize
 from mrpose_jax.metrics import coco
+from mrpose_jax.metrics import error_analysis
 from mrpose_jax.metrics import pck
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import compilation
+from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def predict_split(
   """
   detections = None
   if config.eval.detections:
-    detections = annotations.read_detections(
+    detections = detections.read(
       config.eval.detections, config.eval.detection_threshold, dataset.category_id
     )
   batches = loader.evaluation_batches(
@@ -137,7 +138,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   step = checkpoints.best_step() if step is None else step
   configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
   mesh = parallel.data_mesh()
-  target = predict.abstract_variables(predict.model_of(config, dataset.skeleton.num_keypoints))
+  target = train_state.abstract_variables(predict.model_of(config, dataset.skeleton.num_keypoints))
   place = parallel.replicated(mesh)
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()
@@ -150,7 +151,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   if not parallel.is_main():
     return metrics
   if metrics:
-    print(report.markdown_table({f'{config.model.network}, step {step}': metrics}))
+    print(tables.markdown_table({f'{config.model.network}, step {step}': metrics}))
   else:
     print('a test set: its ground truth is not published, so there are predictions and no metrics')
   print(f'predictions and pictures: {folder}')
@@ -172,7 +173,7 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
   if dataset.skeleton == skeletons.MPII:
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')
   elif 'validation' in dataset.test_sets:
-    image_set = dataset.annotation_file('validation').stem.removeprefix(annotations.IMAGE_INFO)
+    image_set = dataset.annotation_file('validation').stem.removeprefix(coco_json.IMAGE_INFO)
     name = f'person_keypoints_{image_set}_mrpose_results'
     with zipfile.ZipFile(folder / f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
       archive.write(folder / 'predictions.json', f'{name}.json')
@@ -192,7 +193,7 @@ def draw_pictures(kept, dataset, folder: pathlib.Path):
     image_id = int(record['image_id'])
     if image_id not in wanted:
       continue
-    image = images.decode(record['image'], f'image {image_id}')
+    image = image_files.decode(record['image'], f'image {image_id}')
     people = kept['keypoints'][kept['image_ids'] == image_id]
     drawn.append(visualize.draw_people(image, people, dataset.skeleton))
     Image.fromarray(drawn[-1]).save(folder / f'{image_id}.jpg', quality=92)

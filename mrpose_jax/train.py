@@ -13,26 +13,26 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from input_pipeline import augment
-from input_pipeline import loader
-from mrpose_jax import checkpoint
-from mrpose_jax import codec as codecs
-from mrpose_jax import compilation
-from mrpose_jax import configuration
+from input_pipeline.device import augment
+from input_pipeline.host import loader
+from mrpose_jax import codecs
 from mrpose_jax import errors
 from mrpose_jax import evaluate
-from mrpose_jax import import_weights
 from mrpose_jax import losses
-from mrpose_jax import metric_writer
-from mrpose_jax import optimizer as optimizers
-from mrpose_jax import parallel
+from mrpose_jax import optimizers
 from mrpose_jax import predict
-from mrpose_jax import preemption
-from mrpose_jax import progress as progress_bar
-from mrpose_jax import report
-from mrpose_jax import skeleton as skeletons
+from mrpose_jax import skeletons
+from mrpose_jax import tables
 from mrpose_jax import train_state
 from mrpose_jax.models import pose_network
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import compilation
+from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import metric_writer
+from mrpose_jax.runtime import parallel
+from mrpose_jax.runtime import preemption
+from mrpose_jax.runtime import progress_bar
+from mrpose_jax.weights import importing
 
 log = logging.getLogger(__name__)
 
@@ -245,9 +245,7 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
     start_step = 0
     state = jax.jit(create, out_shardings=place)(key)
     if config.model.pretrained:
-      pretrained = import_weights.pretrained(
-        config.model.pretrained, model, config.model.channel_order
-      )
+      pretrained = importing.pretrained(config.model.pretrained, model, config.model.channel_order)
       state = state.replace(**jax.device_put(pretrained, place))
   if parallel.is_main():
     checkpoint.write_json(workdir / 'config.json', meta['config'])
@@ -291,7 +289,7 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
         evaluate.write_results(scores, kept, dataset, workdir, step)
         checkpoints.set_score(step, evaluate.primary(scores))
         writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
-        progress.note(f'step {step}: {report.one_line(scores)}')
+        progress.note(f'step {step}: {tables.one_line(scores)}')
 
     step = start_step
     if step in evaluation_steps and not checkpoints.evaluated(step):
@@ -333,7 +331,7 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
   folder = workdir / 'eval' / str(best)
   metrics = checkpoint.read_json(folder / 'metrics.json')
   if parallel.is_main():
-    print(report.markdown_table({f'{model.network}, step {best}': metrics}))
+    print(tables.markdown_table({f'{model.network}, step {best}': metrics}))
     print(f'predictions and pictures: {folder}')
   return metrics
 

@@ -43,3 +43,10 @@ def create(
     opt_state=optimizer.init(variables['params']),
     diverged=jnp.zeros((), bool),
   )
+
+
+def abstract_variables(model: pose_network.PoseNetwork):
+  """Shapes and types of a network's variables."""
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+  return {'params': variables['params'], 'batch_stats': variables['batch_stats']}

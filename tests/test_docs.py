@@ -7,10 +7,10 @@ import shlex
 import pytest
 
 from configs import coco
-from configs import common
 from configs import custom
 from configs import mpii
 from configs import quickstart
+from mrpose_jax import defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -21,9 +21,9 @@ SOURCES = {
   'mrpose_jax': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'input_pipeline.prepare': ('input_pipeline/prepare.py',),
   'input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
-  'mrpose_jax.report': ('mrpose_jax/report.py',),
-  'tests.kill_runs': ('tests/kill_runs.py',),
-  'tests.mice': ('tests/mice.py',),
+  'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
+  'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
+  'examples.mice': ('examples/mice.py',),
 }
 
 
@@ -60,7 +60,7 @@ def check(command):
     name, _, value = word[2:].partition('=')
     if name.startswith('config.'):
       section, field = name.split('.')[1:] if name.count('.') == 2 else ('', name.split('.')[1])
-      values = common.get_config()
+      values = defaults.get_config()
       assert field in (values[section] if section else values), f'{command}: {name}'
       continue
     assert name in known, f'{command}: {word}'
@@ -86,7 +86,7 @@ def test_there_are_commands():
 def test_fields_files_and_links_of_a_page(page):
   """`config.SECTION.FIELD`, `--flag`, paths of modules and links name what is there."""
   text = page.read_text(encoding='utf-8')
-  config = common.get_config()
+  config = defaults.get_config()
   for section, field in re.findall(r'\bconfig\.(\w+)\.(\w+)', text):
     if (section, field) != ('SECTION', 'FIELD'):
       assert field in config[section], f'config.{section}.{field}'

@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 import mrpose_jax
-from input_pipeline.builders import synthetic_people
-from mrpose_jax import torch_weights
-from tests import mice
-from tests import test_detectors
+from examples import mice
+from input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.weights import torch_files
 from tests import test_docs
-from tests import test_video
+from tests.inference import test_detectors
+from tests.inference import test_video
 
 # In this order: data first, and what a workdir is needed for after the training.
 PAGES = ('data.md', 'training.md', 'README.md', 'evaluation.md', 'deployment.md')
@@ -32,7 +32,7 @@ ELSEWHERE = {
   'srun': 'Slurm: its variables in test_processes.py',
   '--coordinator': 'two processes: test_processes.py',
   '--mode=plan': 'minutes, and a compiler for TPUs: test_plan.py',
-  'tests.kill_runs': 'hours: five kills in test_reliability.py',
+  'benchmarks.kill_runs': 'hours: five kills in test_reliability.py',
   'train.wandb': 'Weights & Biases is not installed: test_metric_writer.py',
 }
 SAID_OTHERWISE = {
@@ -53,7 +53,7 @@ SMALL_INPUT = '--config.eval.batch_size=8 --config.eval.canvas=160'
 def folder(tmp_path_factory):
   """What a reader has: the checkout, data sets below data/, weights, photographs, a video."""
   folder = tmp_path_factory.mktemp('reader')
-  for name in ('main.py', 'mrpose_jax', 'input_pipeline', 'configs', 'tests', 'benchmarks'):
+  for name in ('main.py', 'mrpose_jax', 'input_pipeline', 'configs', 'examples', 'benchmarks'):
     (folder / name).symlink_to(test_docs.ROOT / name)
   sizes = {'train2017': 8, 'val2017': 4}
   for image_set, count in sizes.items():
@@ -107,7 +107,7 @@ def _write_weights(folder):
 
   model = mrpose_jax.create_model('mrfeanet2', depth=18, num_keypoints=17, width=4)
   variables = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
-  weights = torch_weights.export_torch_weights(variables, model)
+  weights = torch_files.export_torch_weights(variables, model)
   safetensors.save_file(weights, folder / 'pose_mrfeanet2_50_256x192.safetensors')
   encoder = {k: v for k, v in weights.items() if k.startswith(('conv1.', 'bn1.', 'layer'))}
   safetensors.save_file(encoder, folder / 'resnet.safetensors')

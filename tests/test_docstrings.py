@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny_run
+from tests.helpers import tiny_run
 
-MODULES = ('people', 'predict', 'show', 'skeleton')
+MODULES = ('inference.conversions', 'predictors', 'runtime.show', 'skeletons')
 
 
 @pytest.fixture(scope='module')

@@ -14,14 +14,14 @@ import mrpose_jax
 from configs import custom
 from configs import mpii as mpii_config
 from input_pipeline import prepare
-from mrpose_jax import checkpoint
 from mrpose_jax import errors
 from mrpose_jax import evaluate
-from mrpose_jax import import_weights
-from mrpose_jax import torch_weights
 from mrpose_jax import train
-from tests import shared_data
-from tests import tiny_people
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.weights import importing
+from mrpose_jax.weights import torch_files
+from tests.helpers import shared_data
+from tests.helpers import tiny_people
 
 # Joint names in the order of gt_valid.mat.
 MAT_JOINTS = (
@@ -47,7 +47,7 @@ def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
   config = tiny_people.config(epochs=0.7)
   weights = random_weights(config, 17)
   workdir = tmp_path / 'run'
-  import_weights.import_weights(config, weights, workdir)
+  importing.import_weights(config, weights, workdir)
   assert config.model.channel_order == 'bgr'
   assert json.loads((workdir / 'config.json').read_text())['model']['channel_order'] == 'bgr'
   predictor = mrpose_jax.load_predictor(workdir)
@@ -59,18 +59,18 @@ def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
   assert config.model.channel_order == 'bgr'
   assert 'simple_baseline, step 0' in capsys.readouterr().out
   with pytest.raises(errors.CheckpointError, match='holds a run already'):
-    import_weights.import_weights(config, weights, workdir)
+    importing.import_weights(config, weights, workdir)
 
   train.train_and_evaluate(config, workdir)
   assert checkpoint.Checkpoints(workdir).latest_step() > 0
 
 
 def test_channel_order_follows_from_the_kind_of_file():
-  assert torch_weights.channel_order_of({'conv1.weight': 0, 'final_layer.bias': 0}) == 'bgr'
+  assert torch_files.channel_order_of({'conv1.weight': 0, 'final_layer.bias': 0}) == 'bgr'
   assert (
-    torch_weights.channel_order_of({'backbone.conv1.weight': 0, 'head.final_layer.b': 0}) == 'rgb'
+    torch_files.channel_order_of({'backbone.conv1.weight': 0, 'head.final_layer.b': 0}) == 'rgb'
   )
-  assert torch_weights.channel_order_of({'conv1.weight': 0, 'fc.weight': 0}) == 'rgb'
+  assert torch_files.channel_order_of({'conv1.weight': 0, 'fc.weight': 0}) == 'rgb'
 
 
 def test_a_coco_test_set_gives_the_file_that_its_server_takes(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_a_coco_test_set_gives_the_file_that_its_server_takes(tmp_path, capsys):
   config.eval.detection_threshold = 0.05
   config.eval.keypoint_threshold = 0.0
   workdir = tmp_path / 'run'
-  import_weights.import_weights(config, random_weights(config, 17), workdir)
+  importing.import_weights(config, random_weights(config, 17), workdir)
   assert evaluate.evaluate(config, workdir) == {}
   assert 'a test set' in capsys.readouterr().out
   name = 'person_keypoints_test-dev2017_mrpose_results'
@@ -194,7 +194,7 @@ def test_real_detections_on_real_photographs(tmp_path, capsys):
     source / 'person_detection_results' / 'COCO_val2017_detections_AP_H_56_person.json'
   )
   config.eval.keypoint_threshold = 0.0
-  import_weights.import_weights(config, random_weights(config, 17), tmp_path / 'run')
+  importing.import_weights(config, random_weights(config, 17), tmp_path / 'run')
   metrics = evaluate.evaluate(config, tmp_path / 'run')
   assert 0 <= metrics['AP'] <= 1
   people = json.loads((tmp_path / 'run' / 'eval' / '0' / 'predictions.json').read_text())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mrpose_jax import losses
-from tests import shared_data
+from tests.helpers import shared_data
 
 
 def test_by_hand():

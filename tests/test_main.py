@@ -16,8 +16,8 @@ from PIL import Image
 
 import mrpose_jax
 from mrpose_jax import errors
-from mrpose_jax import predict_folder
-from tests import tiny_people
+from mrpose_jax.inference import image_folder
+from tests.helpers import tiny_people
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = (
@@ -196,7 +196,7 @@ def test_show_needs_no_workdir():
 def test_a_workdir_without_checkpoints(tmp_path):
   Image.new('RGB', (8, 8)).save(tmp_path / 'a.jpg')
   with pytest.raises(errors.CheckpointError, match='no checkpoints here'):
-    predict_folder.predict_folder(tmp_path, tmp_path, tmp_path / 'out')
+    image_folder.predict_folder(tmp_path, tmp_path, tmp_path / 'out')
 
 
 FREED = """

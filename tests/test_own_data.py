@@ -8,17 +8,17 @@ import pytest
 
 import mrpose_jax
 from configs import custom
-from input_pipeline import loader
+from examples import mice
 from input_pipeline import prepare
-from mrpose_jax import configuration
+from input_pipeline.host import loader
 from mrpose_jax import errors
-from mrpose_jax import import_weights
-from mrpose_jax import paper_report
-from mrpose_jax import predict
-from mrpose_jax import skeleton as skeletons
+from mrpose_jax import predictors
+from mrpose_jax import skeletons
 from mrpose_jax import train
-from tests import mice
-from tests import tiny_run
+from mrpose_jax.report import comparison
+from mrpose_jax.runtime import configuration
+from mrpose_jax.weights import importing
+from tests.helpers import tiny_run
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +85,7 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   rows = json.loads(next((workdir / 'eval').glob('*/predictions.json')).read_text())
   assert len(rows[0]['keypoints']) == 21
   assert {row['category_id'] for row in rows} == {3}
-  page = paper_report.write([workdir], tmp_path / 'report', None, 1)
+  page = comparison.write([workdir], tmp_path / 'report', None, 1)
   assert 'mice_run' in page.read_text()
 
 
@@ -95,19 +95,19 @@ def test_pretrained_runs_that_do_not_fit(tmp_path):
   with pytest.raises(
     errors.CheckpointError, match="network is 'simple_baseline', not 'mrheatnet1'"
   ):
-    import_weights.pretrained(str(start), model, 'rgb')
+    importing.pretrained(str(start), model, 'rgb')
   model = mrpose_jax.create_model('simple_baseline', depth=18, num_keypoints=17, width=4)
   with pytest.raises(errors.ConfigError, match=r'set --config\.model\.channel_order=rgb'):
-    import_weights.pretrained(str(start), model, 'bgr')
+    importing.pretrained(str(start), model, 'bgr')
   with pytest.raises(errors.CheckpointError, match='no checkpoints here'):
-    import_weights.pretrained(str(tmp_path), model, 'rgb')
+    importing.pretrained(str(tmp_path), model, 'rgb')
 
 
 def test_the_same_keypoints_keep_the_head(tmp_path):
   start = tiny_run.write(tmp_path / 'run')
   model = mrpose_jax.create_model('simple_baseline', depth=18, num_keypoints=17, width=4)
-  variables = import_weights.pretrained(str(start), model, 'rgb')
-  head = predict.restore(start)[0]['params']['decoder']['head']['kernel']
+  variables = importing.pretrained(str(start), model, 'rgb')
+  head = predictors.restore(start)[0]['params']['decoder']['head']['kernel']
   np.testing.assert_array_equal(variables['params']['decoder']['head']['kernel'], head)
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 import mrpose_jax
 from mrpose_jax import errors
-from mrpose_jax import predict
-from mrpose_jax import skeleton as skeletons
-from tests import tiny_run
+from mrpose_jax import predictors
+from mrpose_jax import skeletons
+from tests.helpers import tiny_run
 
 BOXES = np.array([[5, 5, 50, 80], [60, 20, 40, 40], [100, 0, 50, 90]], np.float32)
 
@@ -190,6 +190,6 @@ def test_supervision_takes_the_people(predictor):
 
 
 def test_public_names():
-  assert mrpose_jax.Predictor is predict.Predictor
+  assert mrpose_jax.Predictor is predictors.Predictor
   with pytest.raises(AttributeError, match="no attribute 'load_predicator'"):
     mrpose_jax.load_predicator  # noqa: B018

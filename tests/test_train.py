@@ -6,21 +6,21 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import augment
-from input_pipeline import loader
-from mrpose_jax import checkpoint
+from input_pipeline.device import augment
+from input_pipeline.host import loader
 from mrpose_jax import errors
-from mrpose_jax import optimizer as optimizers
-from mrpose_jax import parallel
+from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import train_state
-from tests import tiny_people
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import parallel
+from tests.helpers import tiny_people
 
 
 def variables_of(workdir, config):
   checkpoints = checkpoint.Checkpoints(workdir)
-  target = predict.abstract_variables(predict.model_of(config, 17))
+  target = train_state.abstract_variables(predict.model_of(config, 17))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   step = checkpoints.latest_step()
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mrpose_jax import skeleton
+from mrpose_jax import skeletons
 from mrpose_jax import visualize
 
-ARM = skeleton.Skeleton(
+ARM = skeletons.Skeleton(
   name='arm',
   keypoints=('neck', 'left_hand', 'right_hand'),
   flip_pairs=((1, 2),),

@@ -5,12 +5,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny_run
+from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 FROM_PYTHON = """
@@ -45,6 +46,17 @@ def call(tmp_path_factory):
 
   run.site, run.folder = str(site), folder
   return run
+
+
+def test_every_package_is_listed():
+  """The list in pyproject.toml has every folder of Python files."""
+  listed = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['packages']
+  folders = {
+    '.'.join(file.parent.relative_to(ROOT).parts)
+    for package in ('mrpose_jax', 'input_pipeline')
+    for file in (ROOT / package).rglob('*.py')
+  }
+  assert set(listed) == folders | {'mrpose_jax.configs'}
 
 
 def test_predict_from_python(call):

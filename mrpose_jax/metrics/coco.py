@@ -12,17 +12,17 @@ import pathlib
 
 import numpy as np
 import orjson
-from pycocotools import coco as coco_api
+from pycocotools import coco
 from pycocotools import cocoeval
 
 from mrpose_jax import errors
-from mrpose_jax import skeleton
+from mrpose_jax import skeletons
 
 METRICS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL')
 
 
 def rescore_and_nms(
-  predictions, score_threshold=0.2, oks_threshold=0.9, sigmas=skeleton.COCO.sigmas
+  predictions, score_threshold=0.2, oks_threshold=0.9, sigmas=skeletons.COCO.sigmas
 ):
   """Scores each person by box and keypoints, then drops the duplicates of better people.
 
@@ -163,7 +163,7 @@ def write_results(kept, path, category_id=1):
     unfinished.unlink(missing_ok=True)
 
 
-def evaluate(kept, annotation_file, sigmas=skeleton.COCO.sigmas):
+def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
   """Average precision and recall over OKS, computed by pycocotools.
 
   Every image of the annotation file counts, with or without predictions; like COCO's server it
@@ -197,7 +197,7 @@ def evaluate(kept, annotation_file, sigmas=skeleton.COCO.sigmas):
   for person, keypoints in zip(people, kept['keypoints'].astype(np.float64), strict=True):
     person['keypoints'] = keypoints.reshape(-1)  # pycocotools makes an array of it for every pair
   with contextlib.redirect_stdout(io.StringIO()):
-    truth = coco_api.COCO()
+    truth = coco.COCO()
     truth.dataset = dataset
     truth.createIndex()
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(people), 'keypoints')

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import augment
 from input_pipeline import browse
-from input_pipeline import loader
+from input_pipeline.device import augment
+from input_pipeline.host import loader
 from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import visualize
-from tests import tiny_people
+from tests.helpers import tiny_people
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def test_the_crops_are_those_of_the_training_steps(config, dataset):
   batches = loader.train_batches(dataset, batch_size, config.seed)
   for step, batch in zip(range(2), batches):
     examples = make_examples(step, batch)
-    crops = predict.to_pixels(np.asarray(examples.inputs), 'rgb')
+    crops = augment.to_pixels(np.asarray(examples.inputs), 'rgb')
     for n in range(batch_size):
       cell, caption = cells[step * batch_size + n]
       assert caption.startswith(f'step {step}, row {n}: ')

@@ -11,11 +11,11 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from input_pipeline import images
-from input_pipeline import loader
 from input_pipeline import prepare
+from input_pipeline.host import image_files
+from input_pipeline.host import loader
 from mrpose_jax import errors
-from tests.input_pipeline import tiny_coco
+from tests.helpers import tiny_coco
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -169,9 +169,9 @@ def test_an_interrupted_preparation_leaves_nothing_whole(source, data_dir, monke
       raise interrupt('in the middle')
     return image_to_jpeg(pixels, quality)
 
-  image_to_jpeg = images.encode_jpeg
+  image_to_jpeg = image_files.encode_jpeg
   with monkeypatch.context() as patch:
-    patch.setattr(images, 'encode_jpeg', encode)
+    patch.setattr(image_files, 'encode_jpeg', encode)
     with pytest.raises(interrupt):
       prepare.prepare('coco', source, data_dir)
   assert len(done) == 4

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mrpose_jax import errors
-from mrpose_jax import skeleton
+from mrpose_jax import skeletons
 from mrpose_jax.metrics import coco
-from tests import shared_data
+from tests.helpers import shared_data
 
 # Two keypoints with (2 sigma)^2 = 0.5, so that OKS is a mean of exp(-d^2 / area) over them.
 SIGMAS = (0.5**0.5 / 2, 0.5**0.5 / 2)
@@ -123,7 +123,7 @@ def test_of_equal_people_the_first_stays():
 def test_same_as_plain_loops(images, oks_threshold):
   predictions = random_predictions(images, 120, images)
   kept = coco.rescore_and_nms(predictions, 0.3, oks_threshold)
-  rows, scores = kept_by_plain_loops(predictions, 0.3, oks_threshold, skeleton.COCO.sigmas)
+  rows, scores = kept_by_plain_loops(predictions, 0.3, oks_threshold, skeletons.COCO.sigmas)
   assert oks_threshold == 0.9 or len(rows) < 120  # something was suppressed
   np.testing.assert_allclose(kept['scores'], np.array(scores)[rows], rtol=1e-12)
   for name, column in predictions.items():

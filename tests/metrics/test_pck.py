@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 
 from mrpose_jax import errors
-from mrpose_jax import skeleton
+from mrpose_jax import skeletons
 from mrpose_jax.metrics import pck
-from tests import shared_data
+from tests.helpers import shared_data
 
 JOINTS = 'rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri'.split()
 
@@ -161,7 +161,7 @@ def test_pck_of_other_shapes():
     pck.pck(np.zeros((1, 2, 2)), np.zeros((2, 2)), [1], np.ones((1, 2)))
 
 
-@pytest.mark.parametrize('people', [skeleton.COCO, skeleton.MPII], ids=lambda s: s.name)
+@pytest.mark.parametrize('people', [skeletons.COCO, skeletons.MPII], ids=lambda s: s.name)
 def test_torso_length(people):
   target = np.zeros((2, people.num_keypoints, 2))
   target[:, people.keypoints.index('right_hip')] = (1, 2)

@@ -1,5 +1,6 @@
 """Parameter counts, shapes and heatmaps of the five networks."""
 
+import functools
 import json
 
 import jax
@@ -10,10 +11,12 @@ from jax import numpy as jnp
 import mrpose_jax
 from mrpose_jax import errors
 from mrpose_jax.models import decoders
-from mrpose_jax.models import pose_network
+from mrpose_jax.models import folding
+from mrpose_jax.models import layers
 from mrpose_jax.models import resnet
-from tests import golden_weights
-from tests import shared_data
+from mrpose_jax.runtime import compilation
+from tests.helpers import golden_weights
+from tests.helpers import shared_data
 
 NETWORKS = tuple(decoders.DECODERS)
 
@@ -64,11 +67,10 @@ def test_heatmaps_are_a_quarter_of_the_image(network, depth):
 
 
 def test_encoder_resolutions_and_channels():
-  encoder = resnet.ResNet(50, width=16)
+  norm = functools.partial(layers.BatchNorm, use_running_average=True)
+  encoder = resnet.ResNet(50, 16, layers.conv, norm)
   image = jax.ShapeDtypeStruct((1, 64, 96, 3), np.float32)
-  outputs, _ = jax.eval_shape(
-    lambda x: encoder.init_with_output(jax.random.key(0), x, train=False), image
-  )
+  outputs, _ = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x), image)
   assert [x.shape for x in outputs] == [
     (1, 16, 24, 64),
     (1, 8, 12, 128),
@@ -85,11 +87,13 @@ def test_heatmaps_equal_the_released_codes():
   weights = golden_weights.state_dict(meta['state_dict']['mrfeanet2_r50_k17'], seed=0)
   variables = mrpose_jax.import_torch_weights(weights, model)
   image = np.random.default_rng(1000).standard_normal((1, 3, 256, 192)).astype(np.float32)
-  folded = jax.jit(pose_network.fold_batch_norm)(variables)
-  prepared = jax.jit(pose_network.prepare_for_cpu, static_argnums=0)(model, folded)
-  predict = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  for of_network in (variables, prepared):
-    got = np.asarray(predict(of_network, image.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+  apply = functools.partial(model.apply, train=False)
+  folded = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
+  for predict in (
+    functools.partial(jax.jit(apply), variables),
+    compilation.jit_prediction(model, folded)(apply),
+  ):
+    got = np.asarray(predict(image.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
 
 
@@ -122,8 +126,10 @@ def test_folded_batch_norm_is_the_same_function(network, depth):
     return jax.random.uniform(next(keys), x.shape, minval=0.5, maxval=1.5)
 
   variables = jax.tree.map(lambda x: positive(x) if x.ndim == 1 else 3 * x, variables)
-  folded = jax.jit(pose_network.fold_batch_norm)(variables)
-  assert not any('scale' in jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(folded))
+  folded = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
+  assert jax.tree.structure(folded) == jax.tree.structure(variables)
+  scales = [x for p, x in jax.tree_util.tree_leaves_with_path(folded) if 'scale' in str(p)]
+  assert all((x == 1).all() for x in scales)
   expected = model.apply(variables, images, train=False)
   found = model.apply(folded, images, train=False)
   assert jnp.abs(expected).max() > 1e-3

@@ -5,20 +5,19 @@ import re
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax import numpy as jnp
 
 import mrpose_jax
-from input_pipeline import augment
-from input_pipeline import loader
+from input_pipeline.device import augment
+from input_pipeline.host import loader
 from mrpose_jax import errors
-from mrpose_jax import optimizer as optimizers
-from mrpose_jax import parallel
+from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import train_state
-from mrpose_jax.models import pooling
-from tests import tiny_people
+from mrpose_jax.models import layers
+from mrpose_jax.runtime import parallel
+from tests.helpers import tiny_people
 
 NETWORKS = ('mrheatnet1', 'mrfeanet2')
 
@@ -159,8 +158,8 @@ def test_the_deterministic_max_pool_is_the_same_function():
   ties = jnp.round(x)  # many equal pixels in a window
   for images in (x, ties, jax.nn.relu(ties)):
     dy = jax.random.normal(jax.random.key(1), (2, 6, 4, 3))
-    found = jax.vjp(lambda x: pooling.max_pool(x, deterministic=True), images)
-    expected = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), images)
+    found = jax.vjp(lambda x: layers.MaxPool(deterministic=True).apply({}, x), images)
+    expected = jax.vjp(lambda x: layers.MaxPool().apply({}, x), images)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_allclose(found[1](dy)[0], expected[1](dy)[0], atol=1e-6)
 

@@ -1,0 +1,207 @@
+"""Kills training again and again, and shows that it ends as if nothing had happened.
+
+  python -m benchmarks.kill_runs --kills=50
+
+Half of the kills (SIGKILL) hit at a random time after the start, half while a checkpoint is being
+saved. Then the run is left to end, and everything that it holds is compared, bit for bit, with a
+run that was never killed: parameters, statistics, optimizer, step, and the loss of every step.
+
+  python -m benchmarks.kill_runs --restarts=300
+
+starts a run that has ended again and again, in one process, and counts what is left behind.
+"""
+
+import functools
+import json
+import logging
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import app
+from absl import flags
+
+from input_pipeline import prepare
+from input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax import defaults
+from mrpose_jax import train
+
+ROOT = pathlib.Path(__file__).parents[1]
+# One device, as the bits depend on how a batch is split.
+ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
+
+
+@functools.cache
+def data_dir() -> pathlib.Path:
+  """A folder with a few drawn people, prepared as data set 'coco'."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix='kill_runs_'))
+  source = folder / 'source'
+  for image_set, count in (('train', 12), ('validation', 5)):
+    synthetic_people.write_coco(source, image_set, count, seed=0, processes=1)
+  prepare.prepare('coco', source, folder, train='train', validation='validation', canvas=160)
+  return folder
+
+
+def command(workdir, epochs: float, *more: str) -> list[str]:
+  """Of a tiny run with a checkpoint every few steps."""
+  return [
+    *(sys.executable, str(ROOT / 'main.py'), f'--workdir={workdir}'),
+    '--config=configs/custom.py:simple_baseline,width=4',
+    f'--config.data.data_dir={data_dir()}',
+    '--config.train.batch_size=4',
+    '--config.eval.batch_size=4',
+    '--config.eval.canvas=384',
+    '--config.train.log_every=1',
+    '--config.train.checkpoint_every=5',
+    '--config.train.evaluate_every=6',
+    f'--config.train.epochs={epochs}',
+    *more,
+  ]
+
+
+def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
+  """Starts it in a process of its own."""
+  return subprocess.Popen(
+    command(workdir, epochs, *more),
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(workdir, epochs: float):
+  """Runs it to its end."""
+  process = start(workdir, epochs)
+  _, stderr = process.communicate()
+  if process.returncode:
+    raise RuntimeError(f'exit code {process.returncode}: {stderr}')
+
+
+def kill_at_random(process, draw: random.Random) -> bool:
+  """Kills it within the time that it needs for some steps; whether it was still running."""
+  time.sleep(draw.uniform(0, 9))
+  return _kill(process)
+
+
+def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
+  """Kills it while a checkpoint is written; whether it was still running."""
+  to_pass = draw.randrange(3)  # saves that are left alone
+  while process.poll() is None:
+    if _saving(workdir):
+      time.sleep(draw.uniform(0, 0.03))
+      if to_pass == 0 and _saving(workdir):
+        break
+      to_pass = max(0, to_pass - 1)
+      while _saving(workdir) and process.poll() is None:
+        time.sleep(0.0005)
+    time.sleep(0.0005)
+  return _kill(process)
+
+
+def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
+  """What a run ended with: the bits of its last state by name, and the loss of each step."""
+  workdir = pathlib.Path(workdir)
+  steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
+  folder = workdir / 'checkpoints' / str(max(steps))
+  arrays = {}
+  for item in ('variables', 'training'):
+    tree = ocp.StandardCheckpointer().restore(folder / item)
+    for path, leaf in ocp.tree.to_flat_dict(tree, sep='/').items():
+      arrays[f'{item}/{path}'] = np.asarray(leaf).tobytes()
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  losses = [(line['step'], line['loss']) for line in lines if 'loss' in line]
+  assert [step for step, _ in losses] == list(range(1, len(losses) + 1))
+  return arrays, dict(losses)
+
+
+def main(argv):
+  del argv
+  logging.getLogger('absl').setLevel(logging.ERROR)
+  kills, restarts = flags.FLAGS.kills, flags.FLAGS.restarts
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    if restarts:
+      for done, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
+        print(f'{done} starts: {restart(folder, times)}', flush=True)
+      return
+    run(folder, kills, epochs=3.0 * kills, seed=flags.FLAGS.seed)
+
+
+def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
+  """Raises AssertionError unless a run that was killed so often ends like one that was not."""
+  draw = random.Random(seed)
+  finish(folder / 'whole', epochs)
+  during_saves = 0
+  workdir = folder / 'killed'
+  for number in range(kills):
+    process = start(workdir, epochs)
+    in_a_save = number % 2 == 1
+    running = kill_in_a_save(process, workdir, draw) if in_a_save else kill_at_random(process, draw)
+    assert running, f'it ended before kill {number + 1}: {process.stderr.read()}'
+    process.stderr.close()
+    torn = _saving(workdir)
+    during_saves += torn
+    print(f'kill {number + 1}: {"in a save" if torn else "between saves"}', flush=True)
+  finish(workdir, epochs)
+  arrays, losses = contents(folder / 'whole')
+  assert (arrays, losses) == contents(workdir)
+  whole, killed = (
+    {path.name for path in folder.iterdir() if not path.name.startswith('events.')}
+    for folder in (folder / 'whole', workdir)
+  )
+  assert killed == whole, f'left behind: {killed - whole}'
+  assert len(list(workdir.glob('events.*'))) == 1
+  print(
+    f'{kills} kills, {during_saves} of them while a checkpoint was written: {len(arrays)} arrays '
+    f'and the losses of {len(losses)} steps equal those of an unbroken run, bit for bit'
+  )
+
+
+def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
+  """Starts a run of one epoch `times` times in this process, and counts what is left behind."""
+  config = defaults.get_config()
+  config.model.update({'network': 'simple_baseline', 'depth': 18, 'width': 4})
+  config.data.update({'data_dir': str(data_dir()), 'image_size': (128, 96), 'sigma': 1.0})
+  config.train.update({'batch_size': 8, 'epochs': 1.0, 'log_every': 2})
+  config.eval.update({'batch_size': 8, 'canvas': 384})
+  for _ in range(times):
+    train.train_and_evaluate(config, workdir)
+  with open('/proc/self/statm') as file:
+    resident = int(file.read().split()[1]) * resource.getpagesize()
+  return {
+    'files': len(list(workdir.rglob('*'))),
+    'threads': threading.active_count(),
+    'open files': len(os.listdir('/proc/self/fd')),
+    'shared memory': len(os.listdir('/dev/shm')),
+    'children': len(pathlib.Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()),
+    'MB': resident >> 20,
+  }
+
+
+def _saving(workdir):
+  return any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
+
+
+def _kill(process):
+  running = process.poll() is None
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  return running
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('kills', 50, 'How often.')
+  flags.DEFINE_integer('restarts', 0, 'How often to start a run that has ended, instead.')
+  flags.DEFINE_integer('seed', 0, 'Of the times.')
+  app.run(main)

@@ -1,0 +1,36 @@
+"""COCO keypoints, and any folder of its form."""
+
+from input_pipeline.datasets import pose_builder
+from input_pipeline.formats import coco_json
+
+
+class Coco(pose_builder.PoseBuilder):
+  """annotations/person_keypoints_{set}.json and images/{set}/, or {set}/ beside annotations/.
+
+  Other data may name them annotations/{set}.json and keep all images in images/.
+
+  Of a test set, e.g. test-dev2017: annotations/image_info_{set}.json and images/test2017/.
+  """
+
+  name = 'coco'
+  read = staticmethod(coco_json.read)
+
+
+def find_split(source, image_set: str) -> pose_builder.Split:
+  """The files of one set, e.g. 'val2017', below the data set's folder."""
+  test = image_set.startswith('test')
+  kind = coco_json.IMAGE_INFO if test else 'person_keypoints_'
+  names = f'{kind}{image_set}.json', f'{image_set}.json'
+  files = [source / 'annotations' / name for name in names]
+  folder_name = image_set.replace('-dev', '') if test else image_set
+  folders = [source / 'images' / folder_name, source / folder_name, source / 'images']
+  return pose_builder.Split(
+    annotation_file=next((file for file in files if file.exists()), files[0]),
+    image_folder=next((folder for folder in folders if folder.is_dir()), folders[0]),
+  )
+
+
+class SyntheticPeople(Coco):
+  """The drawn people of synthetic_people.py, which come in COCO's form and by COCO's way."""
+
+  name = 'synthetic_people'

@@ -1,0 +1,118 @@
+"""Patches -> network inputs, on the accelerator: one drawn affine map a person, one resampling."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from input_pipeline.device import geometry
+from input_pipeline.device import warp
+
+# ImageNet's RGB statistics, in units of 0..1, as torchvision's weights expect.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """How crops vary in training.
+
+  Attributes:
+    rotation: degrees.
+    scale: fraction of the region's size.
+    flip: probability of mirroring.
+    draw: 'uniform' in +-rotation and +-scale, every time (the paper's text); 'normal' with these
+      standard deviations, clipped at 2 rotation and 1 scale, the rotation with probability 0.6
+      (the released code).
+  """
+
+  rotation: float
+  scale: float
+  flip: float
+  draw: str
+
+  def __post_init__(self):
+    if self.draw not in ('uniform', 'normal'):
+      raise ValueError(f"augment.draw {self.draw!r}: use 'uniform' or 'normal'")
+
+
+class Draw(NamedTuple):
+  """One draw a person: `scale` [N] of the region, `rotation` [N] degrees, `flip` [N] bool."""
+
+  scale: jax.Array
+  rotation: jax.Array
+  flip: jax.Array
+
+
+def draw(key: jax.Array, n: int, augmentation: Augmentation) -> Draw:
+  """Draws for n people; the same key gives the same draws on every platform and sharding."""
+  scale_key, rotation_key, rotate_key, flip_key = jax.random.split(key, 4)
+  if augmentation.draw == 'uniform':
+    scale = jax.random.uniform(scale_key, (n,), minval=-1.0, maxval=1.0)
+    rotation = jax.random.uniform(rotation_key, (n,), minval=-1.0, maxval=1.0)
+  else:
+    scale = jnp.clip(jax.random.normal(scale_key, (n,)), -1.0, 1.0)
+    rotation = jnp.clip(jax.random.normal(rotation_key, (n,)), -2.0, 2.0)
+    rotation *= jax.random.bernoulli(rotate_key, 0.6, (n,))
+  flip = jax.random.bernoulli(flip_key, augmentation.flip, (n,))
+  return Draw(1.0 + augmentation.scale * scale, augmentation.rotation * rotation, flip)
+
+
+def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order: str = 'rgb'):
+  """The network's inputs, and the keypoints in their pixels.
+
+  Args:
+    batch: PersonBatch.
+    drawn: from `draw`, or None for the plain region.
+    crop_size: (height, width) of the network's input.
+    flip_order: [K], see `skeleton.flip_order`.
+    channel_order: 'rgb', or 'bgr' for weights that were trained so.
+
+  Returns:
+    inputs [N, height, width, 3] float32 normalised, keypoints [N, K, 2] in their pixels, and
+    visible [N, K].
+  """
+  size, rotation, flip = batch.size, 0.0, False
+  if drawn is not None:
+    size, rotation, flip = size * drawn.scale[:, None], drawn.rotation, drawn.flip
+  image_to_crop = geometry.region_to_crop(batch.center, size, crop_size, rotation, flip)
+  patch_to_crop = geometry.compose(image_to_crop, _patch_to_image(batch.origin, batch.zoom))
+  if drawn is None:
+    crops = warp.scale_and_shift(batch.patches, patch_to_crop, crop_size)
+  else:
+    # A training patch shows the diagonal of the largest region that can be drawn in at most
+    # `canvas` pixels; one per cent is for its rounding to whole pixels.
+    canvas = max(batch.patches.shape[1:3])
+    max_step = 1.01 * canvas / math.hypot(*crop_size)
+    crops = warp.affine(batch.patches, patch_to_crop, crop_size, max_step)
+  inputs = normalize(crops, channel_order)
+  keypoints, visible = geometry.transform(image_to_crop, batch.keypoints), batch.visible
+  if drawn is not None:
+    keypoints = jnp.where(flip[:, None, None], keypoints[:, flip_order], keypoints)
+    visible = jnp.where(flip[:, None], visible[:, flip_order], visible)
+  return inputs, keypoints, visible
+
+
+def normalize(crops: jax.Array, channel_order: str) -> jax.Array:
+  """[.., 3] RGB in 0..255 -> normalised; 'bgr' swaps the channels under the same statistics."""
+  if channel_order == 'bgr':
+    crops = crops[..., ::-1]
+  mean, std = (jnp.broadcast_to(255 * values, crops.shape) for values in (MEAN, STD))
+  return (crops - mean) / std
+
+
+def to_pixels(crops: np.ndarray, channel_order: str) -> np.ndarray:
+  """The inverse of `normalize` for crops [.., H, W, 3], as uint8 RGB."""
+  crops = 255 * (crops * STD + MEAN)
+  crops = crops[..., ::-1] if channel_order == 'bgr' else crops
+  return np.clip(np.rint(crops), 0, 255).astype(np.uint8)
+
+
+def _patch_to_image(origin, zoom):
+  """[N, 2, 3]: image = origin + (patch + 1/2) / zoom - 1/2, pixel areas matching."""
+  linear = jnp.eye(2)[None] / zoom[:, None, :]
+  shift = origin + 0.5 / zoom - 0.5
+  return jnp.concatenate([linear, shift[..., None]], -1)

@@ -1,0 +1,391 @@
+"""Prepared records -> batches on the devices.
+
+The host reads, decodes and batches; nothing else. Which people make up a step is a function of
+(seed, step) alone, so a run that goes on at step n reads what an unbroken run would have read, with
+any number of workers.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+import threading
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from input_pipeline.device import geometry
+from input_pipeline.host import batching
+from input_pipeline.host import image_files
+from input_pipeline.host import records
+from mrpose_jax import errors
+from mrpose_jax import skeletons
+
+# Threads beyond the cores, or beyond what Python's lock lets work, only get in each other's way.
+_THREADS = min(8, os.cpu_count() or 1)
+_READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
+
+# What the metadata say of the crops that the patches were cut for.
+CROPS = ('aspect', 'padding', 'scale', 'canvas')
+
+
+class Rows(NamedTuple):
+  """What the host keeps of an evaluation batch, one row a person.
+
+  Attributes:
+    image_ids: [M] int64.
+    person_ids: [M] int64; -1 for a detection.
+    box_scores: [M] float32; 1 for an annotated box.
+    center, size: [M, 2] float32 of the regions, in image pixels.
+  """
+
+  image_ids: np.ndarray
+  person_ids: np.ndarray
+  box_scores: np.ndarray
+  center: np.ndarray
+  size: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared data set: where it is, and what its metadata say.
+
+  `test_sets` names the splits whose keypoints are not published, and `images_sha256` holds a hash
+  of the images of each split.
+  """
+
+  folder: pathlib.Path
+  skeleton: skeletons.Skeleton
+  crops: dict[str, float]
+  annotation_files: dict[str, str]
+  test_sets: list[str]
+  images_sha256: dict[str, str]
+
+  def source(self, split: str) -> records.Records:
+    """Random access to the records of 'train' or 'validation'."""
+    return records.Records(self.folder, split)
+
+  def annotation_file(self, split: str) -> pathlib.Path:
+    """The copy of the split's annotation file that lies beside the records."""
+    return self.folder / self.annotation_files[split]
+
+  @functools.cached_property
+  def category_id(self) -> int:
+    """Of what the validation split's COCO file annotates; 1, a person, in other files."""
+    content = json.loads(self.annotation_file('validation').read_bytes())
+    categories = content['categories'] if 'categories' in content else []
+    return next((c['id'] for c in categories if c.get('keypoints')), 1)
+
+  @functools.cached_property
+  def people_of_images(self) -> dict[int, int]:
+    """Annotated people of each image of split 'validation', by its id, in the records' order."""
+    records_of_images = self.source('validation')
+    return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
+
+  def fingerprint(self) -> str:
+    """Hash of all images, of names and sizes of all files, and of what the descriptions say."""
+    digest = hashlib.sha256(str(sorted(self.images_sha256.items())).encode())
+    for path in sorted(self.folder.iterdir()):
+      digest.update(f'{path.name} {path.stat().st_size}'.encode())
+      if path.suffix == '.json':
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def open_dataset(name: str, data_dir) -> Dataset:
+  """The newest prepared version of a data set.
+
+  Raises:
+    DataError: it was not prepared, or by an older version, or what describes it is damaged or gone.
+  """
+  root = pathlib.Path(data_dir).expanduser() / name
+  # A preparation that was killed leaves a folder such as 1.0.0.incomplete.4R7K2P.
+  versions = {
+    tuple(map(int, path.name.split('.'))): path
+    for path in root.glob('*')
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+  }
+  if not versions:
+    raise errors.DataError(
+      f'{root}: no prepared data; run: '
+      f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
+    )
+  folder = versions[max(versions)]
+  file = folder / 'metadata.json'
+  metadata = records.read_json(file)
+  try:
+    dataset = Dataset(
+      folder=folder,
+      skeleton=skeletons.from_dict(metadata['skeleton']),
+      crops={key: float(metadata['crops'][key]) for key in CROPS},
+      annotation_files=metadata['annotation_files'],
+      test_sets=metadata['test_sets'],
+      images_sha256=metadata['images_sha256'],
+    )
+    copies = [dataset.annotation_file(split) for split in dataset.annotation_files]
+  except KeyError as error:
+    raise errors.DataError(
+      f'{file}: has no {error}, so it was prepared by an older version; {records.PREPARE_AGAIN}'
+    ) from error
+  except (TypeError, ValueError) as error:
+    raise errors.DataError(f'{file}: damaged ({error}); {records.PREPARE_AGAIN}') from error
+  for copy in copies:
+    if not copy.exists():
+      raise errors.DataError(f'{copy}: there is no such file; {records.PREPARE_AGAIN}')
+  return dataset
+
+
+def train_batches(
+  dataset: Dataset,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  num_workers: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[batching.PersonBatch]:
+  """This process's part of every global batch from `start_step` on, without end.
+
+  Each epoch is a new shuffle of all people; the last batch of an epoch is filled from the next, so
+  every person is seen once an epoch.
+
+  Args:
+    dataset: from `open_dataset`.
+    batch_size: of the whole run; each process yields its share of neighbouring rows, so that the
+      shares of all processes, one behind the other, are the batch that one process would yield.
+    seed: of the shuffle.
+    start_step: of the first batch.
+    num_workers: processes that decode; 0 decodes in threads of this one.
+    process_index, process_count: of jax.distributed.
+
+  Raises:
+    ConfigError: a batch size that cannot be shared.
+    DataError: on opening or on the way, records that cannot be read, or a worker that was killed.
+  """
+  share = _share(batch_size, process_count)
+  source = dataset.source('train')
+  people = _people_in_order(source, seed)
+  steps = grain.MapDataset.range(start_step, sys.maxsize)
+  batches = steps.map(
+    _TrainBatch(source, people, dataset.crops, batch_size, process_index * share, share)
+  )
+  batches = batches.to_iter_dataset(_READ)
+  if num_workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    options = grain.MultiprocessingOptions(num_workers=num_workers)
+    batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+  return _watched(iter(batches))
+
+
+def person_ids(dataset: Dataset, batch_size: int, seed: int, step: int) -> list[int]:
+  """Of the people of step number `step`, from 0, of `train_batches`, over all processes."""
+  source = dataset.source('train')
+  people = _people_in_order(source, seed)
+  rows = range(step * batch_size, (step + 1) * batch_size)
+  return [int(source[people[row]]['people']['person_id'][0]) for row in rows]
+
+
+def evaluation_batches(
+  dataset: Dataset,
+  batch_size: int,
+  canvas: int,
+  detections: dict[str, np.ndarray] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[tuple[batching.PersonBatch, Rows]]:
+  """Every person of split 'validation' once; batches are filled up with empty patches.
+
+  Each image is decoded once, however many boxes it has. A process takes the images index, index +
+  count, ...; all of them yield as many batches as the one with the most people needs.
+
+  Args:
+    dataset: from `open_dataset`.
+    batch_size: of the whole run; each process yields its share.
+    canvas: side of the patches in pixels; a region that shows more of its image is averaged
+      down to it.
+    detections: from `annotations.read_detections`; by default the annotated boxes are used.
+    process_index, process_count: of jax.distributed.
+
+  Yields:
+    A batch of this process's share of people, and the rows of those that are real (the first
+    ones, perhaps none).
+
+  Raises:
+    ConfigError: a batch size that cannot be shared.
+    DataError: no detection is on any of the images, or records that cannot be read.
+  """
+  share = _share(batch_size, process_count)
+  source = dataset.source('validation')
+  by_image = collections.defaultdict(list)
+  if detections is None:
+    counts = dataset.people_of_images.values()
+  else:
+    for row, image_id in enumerate(detections['image_ids'].tolist()):
+      by_image[image_id].append(row)
+    counts = [len(by_image[image_id]) for image_id in dataset.people_of_images]
+  if not sum(counts):
+    what = (
+      'no person is annotated' if detections is None else 'no detection is on one of the images'
+    )
+    raise errors.DataError(f'{dataset.folder}: {what} of split validation')
+  shares = [sum(list(counts)[i::process_count]) for i in range(process_count)]
+
+  def people(record):
+    if detections is None:
+      found = record['people']
+      box = np.asarray(found['box'], np.float32).reshape(-1, 4)
+      ids = np.asarray(found['person_id'], np.int64)
+      return record, box, ids, np.ones(len(box), np.float32)
+    rows = np.array(by_image[int(record['image_id'])], np.int64)
+    boxes_found, scores = detections['boxes'][rows], detections['scores'][rows]
+    return record, boxes_found, np.full(len(rows), -1, np.int64), scores
+
+  patches = grain.MapDataset.source(source)[process_index::process_count]
+  patches = patches.map(people).map(_EvaluationPatches(dataset, canvas))
+  patches = patches.to_iter_dataset(_READ)
+  pairs = itertools.chain.from_iterable(patches)
+  filler = batching.empty(dataset.skeleton.num_keypoints)
+  for _ in range(math.ceil(max(shares) / share)):
+    some = list(itertools.islice(pairs, share))
+    examples = [example for example, _ in some] + [filler] * (share - len(some))
+    yield batching.stack(examples, canvas), _columns([row for _, row in some])
+
+
+def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
+  """Yields put(batch), having started the transfers of the next `ahead` batches."""
+  queue = collections.deque()
+  for next_batch in batches:
+    queue.append(put(next_batch))
+    if len(queue) > ahead:
+      yield queue.popleft()
+  yield from queue
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBatch:
+  """Number of a step -> PersonBatch of rows `first` to `first + count` of the step's people."""
+
+  source: records.Records
+  people: grain.MapDataset  # numbers of records of one person each, in the order of training
+  crops: dict[str, float]
+  batch_size: int
+  first: int
+  count: int
+
+  def __call__(self, step: int) -> batching.PersonBatch:
+    first = step * self.batch_size + self.first
+    found = [self.source[self.people[i]] for i in range(first, first + self.count)]
+    box = np.concatenate([record['people']['box'] for record in found])
+    center, size = geometry.box_to_region(box, self.crops['aspect'], self.crops['padding'])
+    examples = [
+      batching.person_example(
+        image_files.Patch(_person_pixels(record), record['origin'], record['zoom']),
+        center[i],
+        size[i],
+        record['people']['keypoints'][0],
+        record['people']['visible'][0],
+      )
+      for i, record in enumerate(found)
+    ]
+    return batching.stack(examples, int(self.crops['canvas']))
+
+
+def _person_pixels(record):
+  where = f'person {record["people"]["person_id"][0]} of {_text(record["file_name"])}'
+  return records.decode_image(record, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluationPatches:
+  """Record of one image and its boxes -> a list of (PersonBatch of one, Rows of one)."""
+
+  dataset: Dataset
+  canvas: int
+
+  def __call__(self, found):
+    record, box, person_ids, scores = found
+    if not len(box):
+      return []
+    crops = self.dataset.crops
+    image = records.decode_image(record, _text(record['file_name']))
+    center, size = geometry.box_to_region(box, crops['aspect'], crops['padding'])
+    low, high = geometry.reach(center, size)
+    unknown = np.zeros((self.dataset.skeleton.num_keypoints, 2), np.float32)
+    examples = []
+    for i in range(len(box)):
+      patch = image_files.cut_patch(image, low[i], high[i], self.canvas)
+      example = batching.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
+      row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i])
+      examples.append((example, row))
+    return examples
+
+
+def _columns(rows: list[Rows]) -> Rows:
+  """Rows of one -> Rows of all, of the right types where there is none."""
+  ids, person_ids, scores, center, size = zip(*rows) if rows else [()] * len(Rows._fields)
+  return Rows(
+    np.array(ids, np.int64),
+    np.array(person_ids, np.int64),
+    np.array(scores, np.float32),
+    np.array(center, np.float32).reshape(-1, 2),
+    np.array(size, np.float32).reshape(-1, 2),
+  )
+
+
+def _share(batch_size, process_count):
+  """People of a batch that each process yields; raises ConfigError."""
+  if batch_size % process_count:
+    raise errors.ConfigError(
+      f'batch size {batch_size} cannot be shared by {process_count} processes'
+    )
+  return batch_size // process_count
+
+
+def _people_in_order(source, seed) -> grain.MapDataset:
+  """Numbers of records in the order of training, without end; each epoch is a new shuffle."""
+  return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+
+
+def _end_with_parent(worker_index, worker_count):
+  """Lets a worker process end when its parent does, also where the parent was killed."""
+  del worker_index, worker_count
+
+  def wait():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def _watched(batches):
+  """The batches; the death of a worker becomes a DataError, and no worker outlives the iterator."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if 'Worker process was terminated' not in str(error):
+      raise
+    code = re.search(r'exit code (-?\d+)', str(error))
+    raise errors.DataError(
+      f'a process that decodes images died (exit code {code[1] if code else "unknown"}; -9 is '
+      'what a machine short of memory does); start again, perhaps with fewer data.num_workers'
+    ) from error
+  finally:
+    batches.close()
+
+
+def _text(value):
+  return value.decode() if isinstance(value, bytes) else str(value)

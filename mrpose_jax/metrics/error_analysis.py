@@ -1,0 +1,178 @@
+"""Where an evaluated network errs: by keypoint, between left and right, and on whom."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.host import records
+from mrpose_jax import skeletons
+from mrpose_jax import visualize
+from mrpose_jax.runtime import checkpoint
+
+# A keypoint this far from an annotated one is no longer at it, as a fraction of the person's size.
+NEAR = 0.1
+# People with fewer annotated keypoints are neither the best nor the worst.
+FEWEST_KEYPOINTS = 4
+FARTHEST = 10.0
+NUM_PEOPLE = 8  # on a sheet of the best or the worst
+_CELL = (320, 240)  # height, width in pixels
+
+
+class Matches(NamedTuple):
+  """P annotated people and what was predicted for them.
+
+  Attributes:
+    records: [P] number of the image's record.
+    person_ids: [P].
+    boxes: [P, 4] x, y, width, height in image pixels.
+    truth: [P, K, 2] xy in image pixels.
+    visible: [P, K], above 0 where annotated.
+    predicted: [P, K, 3] x, y, score.
+    missed: how many annotated people have no prediction; they are not among the P.
+  """
+
+  records: np.ndarray
+  person_ids: np.ndarray
+  boxes: np.ndarray
+  truth: np.ndarray
+  visible: np.ndarray
+  predicted: np.ndarray
+  missed: int
+
+  def distances(self, to: np.ndarray | None = None) -> np.ndarray:
+    """[P, K] from predicted to annotated keypoints, or to others, as fractions of the size.
+
+    A person's size is the square root of their box's area. NaN where nothing is annotated.
+
+    Args:
+      to: [K] keypoint to measure to in the place of each keypoint's own.
+    """
+    to = np.arange(self.truth.shape[1]) if to is None else to
+    away = np.linalg.norm(self.predicted[..., :2] - self.truth[:, to], axis=-1)
+    # What is farther, or not finite, is as far.
+    away = np.fmin(away / np.sqrt(self.boxes[:, 2:].prod(-1))[:, None], FARTHEST)
+    return np.where(self.visible[:, to] > 0, away, np.nan)
+
+
+def match(kept, dataset) -> Matches:
+  """The prediction for each annotated person of the validation split.
+
+  That is the one whose box was theirs; among predictions in detected boxes, the one whose keypoints
+  are nearest.
+
+  Args:
+    kept: what `evaluate.score` returned.
+    dataset: from `loader.open_dataset`.
+  """
+  rows_of = {}
+  for row, image_id in enumerate(kept['image_ids'].tolist()):
+    rows_of.setdefault(image_id, []).append(row)
+  found, missed = [], 0
+  for number, record in enumerate(dataset.source('validation')):
+    people = {name: np.asarray(values) for name, values in record['people'].items()}
+    rows = np.array(rows_of.get(int(record['image_id']), []), int)
+    for n in np.flatnonzero((people['visible'] > 0).any(-1) if len(people['box']) else []):
+      truth, visible = people['keypoints'][n], people['visible'][n]
+      candidates = rows[np.isin(kept['person_ids'][rows], (people['person_id'][n], -1))]
+      if not len(candidates):
+        missed += 1
+        continue
+      away = np.linalg.norm(kept['keypoints'][candidates, :, :2] - truth, axis=-1)  # [M, K]
+      row = candidates[away[:, visible > 0].mean(-1).argmin()]
+      person_id, box = people['person_id'][n], people['box'][n]
+      found.append((number, person_id, box, truth, visible, kept['keypoints'][row]))
+  k = dataset.skeleton.num_keypoints
+  shapes = ((), (), (4,), (k, 2), (k,), (k, 3))
+  columns = list(zip(*found)) or [()] * len(shapes)
+  return Matches(*(np.array(c).reshape(-1, *s) for c, s in zip(columns, shapes)), missed)
+
+
+def summarize(matches: Matches, skeleton: skeletons.Skeleton) -> dict:
+  """What `errors.json` holds.
+
+  Returns:
+    {'people', 'missed', 'keypoints': {name: {'annotated', 'quartiles' [3] of the distance as a
+    fraction of the person's size, None without annotations}}, 'pairs': {name: [[own, other,
+    elsewhere] of left, of right]}: how many predictions of a pair's left and right keypoint lie at
+    their own annotated place, at the other's, or at neither. Only people whose two places are apart
+    count there}.
+  """
+  distance = matches.distances()
+  keypoints = {}
+  for k, name in enumerate(skeleton.keypoints):
+    known = distance[:, k][np.isfinite(distance[:, k])]
+    quartiles = np.percentile(known, (25, 50, 75)).tolist() if len(known) else None
+    keypoints[name] = {'annotated': len(known), 'quartiles': quartiles}
+  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+  other = matches.distances(order)
+  size = np.sqrt(matches.boxes[:, 2:].prod(-1))
+  pairs = {}
+  for pair in skeleton.flip_pairs:
+    left, right = pair if skeleton.side(pair[0]) != 'right' else pair[::-1]
+    apart = np.linalg.norm(matches.truth[:, left] - matches.truth[:, right], axis=-1) > NEAR * size
+    apart &= (matches.visible[:, [left, right]] > 0).all(-1)
+    counts = []
+    for k in (left, right):
+      to_own, to_other = distance[apart, k], other[apart, k]
+      near = np.minimum(to_own, to_other) <= NEAR
+      own = int(np.sum(near & (to_own <= to_other)))
+      counts.append([own, int(near.sum()) - own, int((~near).sum())])
+    pairs[pair_name(skeleton, left)] = counts
+  return {
+    'people': len(distance),
+    'missed': matches.missed,
+    'keypoints': keypoints,
+    'pairs': pairs,
+  }
+
+
+def pair_name(skeleton: skeletons.Skeleton, keypoint: int) -> str:
+  """'shoulder' for left_shoulder."""
+  return re.sub(r'(?i)^(left|right|l|r)[ _-]', '', skeleton.keypoints[keypoint])
+
+
+def write(kept, dataset, folder: pathlib.Path):
+  """Writes errors.json, pictures/worst.jpg and pictures/best.jpg into eval/STEP."""
+  matches = match(kept, dataset)
+  checkpoint.write_json(folder / 'errors.json', summarize(matches, dataset.skeleton))
+  enough = (matches.visible > 0).sum(-1) >= min(FEWEST_KEYPOINTS, dataset.skeleton.num_keypoints)
+  judged = np.flatnonzero(enough)
+  mean = np.nanmean(matches.distances()[judged], axis=-1)
+  ranked = judged[np.argsort(mean, kind='stable')]
+  source = dataset.source('validation')
+  for name, chosen in (('best', ranked[:NUM_PEOPLE]), ('worst', ranked[::-1][:NUM_PEOPLE])):
+    cells = [_picture(matches, n, source, dataset.skeleton) for n in chosen]
+    errors = [100 * np.nanmean(matches.distances()[n]) for n in chosen]
+    captions = [
+      f'person {matches.person_ids[n]}: {error:.1f} % of their size'
+      for n, error in zip(chosen, errors)
+    ]
+    sheet = visualize.contact_sheet(cells, NUM_PEOPLE // 2, _CELL, captions)
+    Image.fromarray(sheet).save(folder / 'pictures' / f'{name}.jpg', quality=92)
+
+
+def _picture(matches, n, source, skeleton):
+  """The person's part of the image, enlarged, with what was predicted and what is annotated."""
+  number = int(matches.records[n])
+  image = records.decode_image(source[number], f'record {number}')
+  truth, visible = matches.truth[n], matches.visible[n]
+  x, y, width, height = matches.boxes[n]
+  low = np.floor([x - 0.2 * width, y - 0.2 * height])
+  high = np.ceil([x + 1.2 * width, y + 1.2 * height])
+  limit = np.array(image.shape[1::-1])
+  low = np.clip(low, 0, limit - 1).astype(int)
+  high = np.clip(high, low + 1, limit).astype(int)
+  part = Image.fromarray(image[low[1] : high[1], low[0] : high[0]])
+  zoom = min(_CELL[0] / part.height, _CELL[1] / part.width)
+  size = (max(1, round(part.width * zoom)), max(1, round(part.height * zoom)))
+  part = np.asarray(part.resize(size, Image.Resampling.BICUBIC))
+
+  def moved(points):
+    return (points - low + 0.5) * zoom - 0.5
+
+  predicted = matches.predicted[n].copy()
+  predicted[:, :2] = moved(predicted[:, :2])
+  return visualize.draw_errors(part, predicted, moved(truth), visible, skeleton)

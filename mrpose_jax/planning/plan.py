@@ -1,0 +1,374 @@
+"""`--mode=plan`: what a configuration costs on accelerators that are not here.
+
+The training step and the prediction step, as they are run, are compiled for the topology by libtpu
+or JAX's CUDA plugin; neither needs the hardware, nor the data set. The costs are XLA's own; the
+roofline is the bound that published peaks set, not a time that was measured.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+import re
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+from jax import sharding
+from jax.experimental import topologies
+
+from input_pipeline.datasets import pose_builder
+from input_pipeline.device import augment
+from input_pipeline.host import batching
+from mrpose_jax import errors
+from mrpose_jax import optimizers
+from mrpose_jax import predict
+from mrpose_jax import skeletons
+from mrpose_jax import train
+from mrpose_jax import train_state
+from mrpose_jax.planning import compiled
+from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import parallel
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Published peaks of one device.
+
+  Attributes:
+    memory: bytes that programs can use; of TPUs as libtpu says.
+    flops: bfloat16 operations a second, dense.
+    bandwidth: bytes a second of its memory.
+    interconnect: bytes a second to the other devices, in one direction.
+  """
+
+  memory: float
+  flops: float
+  bandwidth: float
+  interconnect: float
+
+
+# cloud.google.com/tpu/docs/v5e, v5p and v6e; NVIDIA H100 SXM data sheet (NVLink 4).
+CHIPS = {
+  'v5e': Chip(15.75 * 2**30, 197e12, 819e9, 200e9),
+  'v5p': Chip(95.73 * 2**30, 459e12, 2765e9, 600e9),
+  'v6e': Chip(31.24 * 2**30, 918e12, 1638e9, 400e9),
+  'h100': Chip(84942979072, 989e12, 3352e9, 450e9),
+}
+
+# What XLA would ask an H100 SXM, were there one; the numbers are those that its own sources name
+# (openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb).
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84942979072
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+def plan(config: ml_collections.ConfigDict, topology: str) -> str:
+  """The table for a configuration on a topology, in Markdown.
+
+  Args:
+    config: see configs/common.py; its batch sizes are those of the whole topology.
+    topology: 'v5e:2x4', 'v6e:16x16', 'v5p:2x2x1', ..., 'h100:1' or 'h100:8'.
+
+  Raises:
+    ConfigError: an unknown topology, one whose compiler is not installed, or a configuration that
+      cannot be run there.
+  """
+  chip, devices = open_topology(topology)
+  configuration.check(config)
+  if config.train.accumulate != 1:
+    raise errors.ConfigError(
+      f'train.accumulate={config.train.accumulate}: plan one part, with train.batch_size of one; '
+      'parts are computed one after the other'
+    )
+  planner = Planner(config, devices)
+  people = {'train': config.train.batch_size, 'predict': config.eval.batch_size}
+  for name, section in (('train', 'train'), ('predict', 'eval')):
+    if people[name] % len(devices):
+      raise errors.ConfigError(
+        f'{section}.batch_size={people[name]}: must be a multiple of the {len(devices)} devices of '
+        f'{topology}; e.g. --config.{section}.batch_size={64 * len(devices)}'
+      )
+    people[name] //= len(devices)
+  columns = {}
+  for name, number in people.items():
+    program, memory = planner.measure(name, number)
+
+    def memory_of(n, name=name):
+      return planner.measure(name, n)[1]
+
+    groups = config.model.norm_groups // math.gcd(config.model.norm_groups, len(devices))
+    fixed = planner.fixed_bytes(name)
+    largest = largest_batch(memory_of, number, memory, fixed, chip.memory, groups)
+    columns[name] = describe(program, memory, number, largest, chip, len(devices))
+    if name == 'train' and program:
+      crops, _ = planner.measure('crops', number)
+      columns[name] |= describe_crops(crops, program)
+  return '\n'.join(
+    [
+      f'{config.model.network} on ResNet-{config.model.depth}, {config.model.dtype}, '
+      f'{"x".join(map(str, config.data.image_size))}, {planner.skeleton.num_keypoints} keypoints, '
+      f'on {len(devices)} x {devices[0].device_kind} ({topology})',
+      '',
+      f'| a device | {" | ".join(columns)} |',
+      '|---' * (1 + len(columns)) + '|',
+      *(
+        f'| {row} | {" | ".join(column.get(row, "") for column in columns.values())} |'
+        for row in columns['train']
+      ),
+    ]
+  )
+
+
+def largest_batch(
+  memory_of: Callable[[int], float],
+  people: int,
+  memory: float,
+  fixed: float,
+  limit: float,
+  multiple_of: int = 1,
+) -> int:
+  """The largest number of people whose program fits, to one sixteenth of it.
+
+  Looks where a line through the last size meets the limit, and lets a compilation decide.
+
+  Args:
+    memory_of: people a device -> peak bytes.
+    people, memory: a size that was measured.
+    fixed: bytes that do not depend on the people.
+    limit: bytes that there are.
+    multiple_of: what the number must be.
+  """
+  first, fits, too_many = people, 0, math.inf
+  while True:
+    if memory <= limit:
+      fits = people
+    else:
+      too_many = people
+    guess = int(people * (limit - fixed) / (memory - fixed))
+    guess = guess // 8 * 8 or guess
+    enough = fits * 17 / 16
+    if too_many < math.inf:
+      guess = guess if enough < guess < too_many else (fits + too_many) // 2
+    elif enough < guess and people != first:
+      guess = max(guess, fits * 3 // 2)  # XLA computes again what does not fit: there is no line
+    guess -= guess % multiple_of
+    if guess <= fits or too_many <= enough or (guess <= enough and too_many == math.inf):
+      return fits
+    people, memory = guess, memory_of(guess)
+
+
+def describe(
+  program: compiled.Program | None,
+  memory: float,
+  people: int,
+  largest: int,
+  chip: Chip,
+  num_devices: int,
+) -> dict[str, str]:
+  """The rows of one program's column."""
+  rows = {
+    'people': str(people),
+    'fits': 'yes' if memory <= chip.memory else 'no',
+    'peak memory, GiB': f'{memory / 2**30:.2f} of {chip.memory / 2**30:.2f}',
+    'largest batch that fits': str(largest),
+  }
+  if not program:
+    return rows
+  # Of a ring: every byte of the result leaves each device twice, but for its own share.
+  sent = 2 * (num_devices - 1) / num_devices * program.collective_bytes
+  seconds = {
+    'arithmetic': program.flops / chip.flops,
+    'memory': program.traffic / chip.bandwidth,
+    'interconnect': sent / chip.interconnect,
+  }
+  bound = max(seconds, key=seconds.get)
+  rate = people / seconds[bound]
+  collectives = ', '.join(f'{n} {kind}, {b / 1e6:.1f} MB' for kind, n, b in program.collectives)
+  return rows | {
+    'TFLOP': f'{program.flops / 1e12:.4g}',
+    'GB read and written': f'{program.traffic / 1e9:.4g}',
+    'FLOP a byte': f'{program.flops / program.traffic:.0f}',
+    'collectives': collectives or 'none',
+    'least ms: ' + ', '.join(seconds): ', '.join(f'{1e3 * s:.1f}' for s in seconds.values()),
+    'bound by': bound,
+    'people a second, at most': f'{rate:.0f}, all devices {rate * num_devices:.0f}',
+    'loops, trips': ', '.join(map(str, program.loops)) or 'none',
+    'gathers of single pixels or values': str(program.single_gathers or 'none'),
+  }
+
+
+def describe_crops(crops: compiled.Program, step: compiled.Program) -> dict[str, str]:
+  """What crops, augmentation and targets add to a training step without them."""
+  added = (
+    f'{100 * part / (whole - part):.1f} %'
+    for part, whole in ((crops.flops, step.flops), (crops.traffic, step.traffic))
+  )
+  return {'crops and augmentation add to FLOP, bytes': ', '.join(added)}
+
+
+def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
+  """Published peaks, and devices that programs can be compiled for; no device need be here.
+
+  Raises:
+    ConfigError: the topology is not known, or its compiler is not installed.
+  """
+  found = re.fullmatch(r'(?:(v5e|v5p|v6e):(\d+x\d+(?:x\d+)?)|(h100):(\d+))', topology or '')
+  if not found:
+    raise errors.ConfigError(
+      f'--topology={topology}: name one like v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4 or h100:8'
+    )
+  # The programs are compiled here and run elsewhere: look for no accelerator.
+  jax.config.update('jax_platforms', 'cpu')
+  try:
+    if found[3]:
+      # What is compiled for a GPU without one cannot be read back from a cache.
+      jax.config.update('jax_enable_compilation_cache', False)
+      devices = topologies.get_topology_desc(
+        found[3], platform='cuda', topology=f'1x1x{found[4]}', target_config=_H100
+      ).devices
+    else:
+      os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+      os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
+      os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+      os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+      devices = topologies.get_topology_desc(topology, platform='tpu').devices
+  except (RuntimeError, NotImplementedError) as error:  # JaxRuntimeError is a RuntimeError
+    reason = str(error).splitlines()[0]
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      raise errors.ConfigError(f'--topology={topology}: {reason}') from error
+    extra = 'cuda12' if found[3] else 'tpu'
+    raise errors.ConfigError(
+      f"--topology={topology}: its compiler is not installed; pip install 'mrpose_jax[{extra}]'"
+    ) from error
+  return CHIPS[found[1] or found[3]], list(devices)
+
+
+class Planner:
+  """Lowers a configuration's programs for so many people a device.
+
+  Data sets are not opened: keypoints are those of COCO or MPII by the data set's name, and training
+  patches have the side that preparing gives them by default.
+  """
+
+  def __init__(self, config, devices):
+    self.config = config
+    self.skeleton = skeletons.MPII if config.data.name == 'mpii' else skeletons.COCO
+    self.canvas = pose_builder.CropSettings.canvas
+    self.devices = devices
+    mesh = sharding.Mesh(np.array(devices), ('data',))
+    self.everywhere, self.split = parallel.replicated(mesh), parallel.batched(mesh)
+    self.model = predict.model_of(config, self.skeleton.num_keypoints)
+    # The steps of the drops are constants of the program, whatever they are.
+    schedule = optimizers.piecewise_schedule(
+      config.train.learning_rate, config.train.drop_factor, (1000, 2000)
+    )
+    self.optimizer = optimizers.adam(schedule)
+    self.augmentation = augment.Augmentation(**config.augment)
+
+  def measure(self, name: str, people: int) -> tuple[compiled.Program | None, float]:
+    """Costs and peak memory of 'train', 'predict' or 'crops'.
+
+    Of a program too large for a TPU no costs, and the memory that it asks for.
+    """
+    log.info('compiling %s for %d people a device', name, people)
+    counted = None
+    if self.devices[0].platform in ('gpu', 'cuda'):
+      here = Planner(self.config, jax.local_devices(backend='cpu')[:1])
+      counted = getattr(here, name)(people)
+    try:
+      program = compiled.measure(getattr(self, name)(people), counted)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      found = re.search(r'\(([\d.]+)G\) exceeds', str(error))
+      return None, float(found[1]) * 2**30 if found else math.inf
+    return program, program.memory
+
+  def train(self, people: int) -> jax.stages.Lowered:
+    """The step of `train.train_and_evaluate`."""
+    config = self.config
+    step = train.make_train_step(
+      self.model,
+      self.optimizer,
+      predict.codec_of(config),
+      self.augmentation,
+      self.skeleton,
+      config.seed,
+      config.model.channel_order,
+    )
+    outputs = (self.everywhere, self.everywhere)
+    step = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+    return step.lower(self.state(), self.batch(people, self.canvas))
+
+  def predict(self, people: int) -> jax.stages.Lowered:
+    """The step of evaluation."""
+    step = predict.make_predict_people(self.config, self.skeleton)
+    step = jax.jit(step, out_shardings=self.split)
+    return step.lower(self.state().variables, self.batch(people, self.config.eval.canvas))
+
+  def crops(self, people: int) -> jax.stages.Lowered:
+    """What the training step does before the network: crops, augmentation, target heatmaps."""
+    config = self.config
+    examples = train.make_examples(
+      predict.codec_of(config),
+      self.augmentation,
+      self.skeleton,
+      config.seed,
+      config.model.channel_order,
+    )
+
+    def crops(step, batch):
+      made = examples(step, batch)
+      return made.inputs.astype(config.model.dtype), made.target, made.weights
+
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
+    return jax.jit(crops).lower(step, self.batch(people, self.canvas))
+
+  def fixed_bytes(self, name: str) -> int:
+    """Of what does not depend on the people: the state, of which predicting has the variables."""
+    state = self.state() if name == 'train' else self.state().variables
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+  def state(self) -> train_state.TrainState:
+    create = functools.partial(train_state.create, self.model, self.optimizer)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere),
+      jax.eval_shape(create, jax.random.key(0)),
+    )
+
+  def batch(self, people: int, canvas: int) -> batching.PersonBatch:
+    n, k = people * len(self.devices), self.skeleton.num_keypoints
+    shapes = batching.PersonBatch(
+      (n, canvas, canvas, 3), (n, 2), (n, 2), (n, 2), (n, 2), (n, k, 2), (n, k)
+    )
+    return batching.PersonBatch(
+      jax.ShapeDtypeStruct(shapes.patches, np.uint8, sharding=self.split),
+      *(jax.ShapeDtypeStruct(shape, np.float32, sharding=self.split) for shape in shapes[1:]),
+    )

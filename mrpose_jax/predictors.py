@@ -1,0 +1,240 @@
+"""A trained network, ready for images: `load_predictor` and what it returns."""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from input_pipeline.device import augment
+from input_pipeline.device import geometry
+from input_pipeline.host import batching
+from input_pipeline.host import image_files
+from mrpose_jax import defaults
+from mrpose_jax import predict
+from mrpose_jax import skeletons
+from mrpose_jax import train_state
+from mrpose_jax.models import folding
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import compilation
+
+# uint8 [H, W, 3] RGB, a Pillow image, or the path of an image file.
+ImageLike: TypeAlias = np.ndarray | jax.Array | Image.Image | str | os.PathLike
+BOX_FORMATS = {'xywh': 'x, y, width, height', 'xyxy': 'left, top, right, bottom'}
+
+
+class Predictor:
+  """A trained network, ready for images; made by `load_predictor`.
+
+  Attributes:
+    config: of the training run.
+    skeleton: names of the keypoints it predicts.
+    step: of the checkpoint.
+    variables: of the network, batch norm folded into its convolutions, on the device.
+    predict_fn: (variables, images, boxes) -> people, pure; see `make_predict_fn`.
+  """
+
+  def __init__(
+    self,
+    variables: dict,
+    config: ml_collections.ConfigDict,
+    skeleton: skeletons.Skeleton,
+    aspect: float,
+    padding: float,
+    step: int,
+  ):
+    self.config = config
+    self.skeleton = skeleton
+    self.step = step
+    model = predict.model_of(config, skeleton.num_keypoints)
+    self.variables = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
+    self.predict_fn = predict.make_predict_fn(config, skeleton, aspect, padding)
+    self._region = {'aspect': aspect, 'padding': padding}
+    jit = compilation.jit_prediction(model, self.variables)
+    self._predict = jit(predict.make_predict_people(config, skeleton))
+    self._predict_heatmaps = jit(predict.make_predict_heatmaps(config, skeleton))
+
+  def __call__(
+    self,
+    images: ImageLike | Sequence[ImageLike],
+    boxes: np.ndarray | Sequence | None = None,
+    box_format: str = 'xywh',
+  ) -> np.ndarray | list[np.ndarray]:
+    """Keypoints of the people in these boxes.
+
+    The people of all images go through the network together, in batches of `eval.batch_size`. The
+    last batch is filled up to 1, 2, 4, ... people, so that few programs are compiled, whatever the
+    images' sizes. Files are read one by one.
+
+    Args:
+      images: one image or a list of them: uint8 [H, W, 3] RGB of NumPy or JAX, Pillow images, or
+        paths. As in annotation files, an EXIF orientation is ignored.
+      boxes: [N, 4] pixels, each around one person; None takes the whole image for one. For a list
+        of images, None or a list of these.
+      box_format: 'xywh' (x, y, width, height) or 'xyxy' (left, top, right, bottom).
+
+    Returns:
+      float32 [N, K, 3]: x, y in image pixels, score. For a list of images, a list of these.
+
+    Raises:
+      ValueError: an image or boxes of another shape or type, or boxes without area.
+      DataError: a file that is no image.
+
+    >>> predictor = load_predictor('runs/quickstart')
+    >>> predictor('photo.jpg', [[20, 10, 60, 90], [90, 15, 50, 80]]).shape
+    (2, 17, 3)
+    >>> image = np.zeros((120, 160, 3), np.uint8)
+    >>> people = predictor(['photo.jpg', image], [[[20, 10, 80, 100]], None], box_format='xyxy')
+    >>> [found.shape for found in people]
+    [(1, 17, 3), (1, 17, 3)]
+    """
+    if not isinstance(images, list | tuple):
+      return self([images], [boxes], box_format)[0]
+    boxes = [None] * len(images) if boxes is None else boxes
+    if len(boxes) != len(images):
+      raise ValueError(f'{len(images)} images and boxes for {len(boxes)}')
+    counts = []
+
+    def examples():
+      for image, found in zip(images, boxes):
+        pixels, found = _checked(image, found, box_format)
+        counts.append(len(found))
+        yield from self._examples(pixels, found)
+
+    people = [np.zeros((0, self.skeleton.num_keypoints, 3), np.float32)]
+    stream = examples()
+    while batch := list(itertools.islice(stream, self.config.eval.batch_size)):
+      people[-1] = np.asarray(people[-1])  # the device worked on it while this batch was read
+      people.append(self._predict_batch(batch))
+    people = np.concatenate(people)[: sum(counts)]  # the last batch was filled up
+    return np.split(people, np.cumsum(counts)[:-1]) if counts else []
+
+  def heatmaps(self, image: ImageLike, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of one person, and its heatmaps, flip test included.
+
+    Args:
+      image: as for calling the predictor.
+      box: [4] x, y, width, height in pixels.
+
+    Returns:
+      The crop as uint8 RGB of the network's input size, and float32 [h, w, K] of a quarter of it.
+
+    Raises:
+      ValueError, DataError: as for calling the predictor.
+    """
+    pixels, boxes = _checked(image, np.reshape(box, (1, -1)), 'xywh')
+    examples = batching.stack(list(self._examples(pixels, boxes)), self.config.eval.canvas)
+    inputs, heatmaps = self._predict_heatmaps(examples)
+    crop = augment.to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
+    return crop, np.asarray(heatmaps)[0]
+
+  def _predict_batch(self, examples):
+    count = len(examples)
+    padded = min(1 << (count - 1).bit_length(), self.config.eval.batch_size)
+    examples = batching.stack(examples + [examples[-1]] * (padded - count), self.config.eval.canvas)
+    return self._predict(examples)
+
+  def _examples(self, image, boxes):
+    """Yields what a batch needs of each box."""
+    center, size = geometry.box_to_region(boxes, **self._region)
+    low, high = geometry.reach(center, size)
+    canvas = self.config.eval.canvas
+    unknown = np.zeros((self.skeleton.num_keypoints, 2), np.float32)
+    for i in range(len(boxes)):
+      patch = image_files.cut_patch(image, low[i], high[i], canvas)
+      yield batching.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
+
+
+def _checked(image, boxes, box_format):
+  """uint8 [H, W, 3] and boxes [N, 4] xywh, the whole image for None; raises ValueError."""
+  if isinstance(image, str | os.PathLike):
+    image = image_files.read(image)
+  elif isinstance(image, Image.Image):
+    image = image.convert('RGB')
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+    raise ValueError(
+      f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB, a Pillow image or a '
+      'path, or a list of these'
+    )
+  if box_format not in BOX_FORMATS:
+    raise ValueError(f'box_format {box_format!r}: use one of {", ".join(BOX_FORMATS)}')
+  if boxes is None:
+    height, width = image.shape[:2]
+    return image, np.array([[0, 0, width, height]], np.float32)
+  boxes = np.array(boxes, np.float32)
+  boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
+  if boxes.ndim != 2 or boxes.shape[1] != 4:
+    raise ValueError(f'boxes are {boxes.shape}; they must be [N, 4] {BOX_FORMATS[box_format]}')
+  if box_format == 'xyxy':
+    boxes[:, 2:] -= boxes[:, :2]
+  if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
+    raise ValueError('boxes must be finite, with positive width and height')
+  return image, boxes
+
+
+def load_predictor(
+  workdir: str | os.PathLike,
+  flip_test: bool | None = None,
+  offset: str | None = None,
+  batch_size: int | None = None,
+) -> Predictor:
+  """The predictor of a training run's best step, or of one checkpoint.
+
+  Args:
+    workdir: of a training run, or a checkpoint's own folder WORKDIR/checkpoints/STEP.
+    flip_test, offset, batch_size: in place of the run's own `config.eval`.
+
+  Raises:
+    CheckpointError: no usable checkpoint there.
+    ValueError: an offset that is neither 'quarter' nor 'none', or a batch size below 1.
+
+  >>> predictor = load_predictor('runs/quickstart', flip_test=False, batch_size=16)
+  >>> predictor.skeleton.keypoints[0]
+  'nose'
+  >>> jax.jit(predictor.predict_fn)(
+  ...   predictor.variables, jnp.zeros((1, 90, 120, 3), jnp.uint8), jnp.array([[[9.0, 9, 50, 70]]])
+  ... ).shape
+  (1, 1, 17, 3)
+  """
+  variables, meta, step = restore(workdir)
+  config = ml_collections.ConfigDict(meta['config'])
+  given = {'flip_test': flip_test, 'offset': offset, 'batch_size': batch_size}
+  config.eval.update({name: value for name, value in given.items() if value is not None})
+  if config.eval.batch_size < 1:
+    raise ValueError(f'batch_size {batch_size}: must be at least 1')
+  skeleton, crops = skeletons.from_dict(meta['skeleton']), meta['crops']
+  return Predictor(variables, config, skeleton, crops['aspect'], crops['padding'], step)
+
+
+def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
+  """Variables, `meta` and step of a training run's best checkpoint, or of the one that is named.
+
+  Raises:
+    CheckpointError: no usable checkpoint there.
+  """
+  workdir, step = checkpoint.locate(pathlib.Path(workdir).expanduser())
+  checkpoints = checkpoint.Checkpoints(workdir)
+  step = checkpoints.best_step() if step is None else step
+  meta = checkpoints.meta(step)
+  meta['config'] = _complete(meta['config'])
+  num_keypoints = len(meta['skeleton']['keypoints'])
+  model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
+  target = train_state.abstract_variables(model)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))
+  checkpoints.close()
+  return variables, meta, step
+
+
+def _complete(config):
+  """A stored configuration, with defaults for fields that came after it."""
+  whole = defaults.get_config().to_dict()
+  for name, value in config.items():
+    whole[name] = whole.get(name, {}) | value if isinstance(value, dict) else value
+  return whole

@@ -1,0 +1,268 @@
+"""Evaluated runs beside the paper's tables I and III, and what may be compared with what."""
+
+import dataclasses
+import logging
+import math
+import pathlib
+
+from mrpose_jax import errors
+from mrpose_jax import evaluate
+from mrpose_jax import tables
+from mrpose_jax.report import page
+from mrpose_jax.report import paper_figures
+from mrpose_jax.report import paper_tables
+from mrpose_jax.report import run_figures
+from mrpose_jax.runtime import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """An evaluated checkpoint: where it is, what it is, and how good.
+
+  Attributes:
+    detected_boxes: the people's boxes came from a detection file, not from the annotations.
+    metrics: in per cent; None where nothing was there to be measured.
+    score: what checkpoints are chosen by, the primary metric in its own unit; -inf for NaN.
+  """
+
+  workdir: pathlib.Path
+  step: int
+  network: str
+  depth: int
+  width: int
+  data: str
+  data_dir: str
+  image_size: tuple[int, int]
+  detected_boxes: bool
+  metrics: dict[str, float | None]
+  score: float
+
+  @property
+  def narrowed(self) -> str:
+    """', width 32' and the like, nothing for the paper's width."""
+    return '' if self.width == paper_tables.WIDTH else f', width {self.width}'
+
+  @property
+  def label(self) -> str:
+    """'mrfeanet2 R50', or 'mrfeanet2 R18, width 32'."""
+    return f'{self.network} R{self.depth}{self.narrowed}'
+
+
+def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
+  """Writes report.html, report.md and their pictures.
+
+  Args:
+    workdirs: of evaluated runs, or their checkpoints' own folders; of several, what is no such run
+      is left out with a warning, so that runs/* is a way to name them.
+    output: folder, made if it is not there.
+    data_dir: folder of prepared data; None takes that of each run's configuration.
+    num_images: images of figure 6 and people of figure 7.
+
+  Returns:
+    The HTML page.
+
+  Raises:
+    CheckpointError: no workdir is left, or one is not there.
+    ConfigError: matplotlib is missing, or the folder cannot be made.
+  """
+  paper_figures.check_matplotlib()
+  groups = {}
+  for run in sorted(read_runs(workdirs), key=_paper_order):
+    groups.setdefault((run.data, run.image_size), []).append(run)
+  output = pathlib.Path(output).expanduser().absolute()
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.ConfigError(f'--output={output}: cannot be made ({error.strerror})') from error
+  # The paper's data sets first.
+  order = sorted(groups, key=lambda key: (key[0] not in paper_tables.VALIDATION, key))
+  sections = [make_section(groups[key], output, data_dir, num_images) for key in order]
+  file = output / 'report.html'
+  file.write_text(page.to_html(sections, output), encoding='utf-8')
+  file.with_suffix('.md').write_text(page.to_markdown(sections), encoding='utf-8')
+  return file
+
+
+def read_runs(paths) -> list[Run]:
+  """The evaluated runs among some paths.
+
+  Raises:
+    CheckpointError: a path is not there, or none holds an evaluated run.
+  """
+  runs, problems = [], []
+  for path in paths:
+    try:
+      runs.append(read_run(path))
+    except errors.CheckpointError as error:
+      if not pathlib.Path(path).expanduser().exists():
+        raise
+      problems.append(error)
+  if not runs:
+    raise problems[0]
+  for problem in problems:
+    log.warning('left out: %s', problem)
+  return runs
+
+
+def read_run(path) -> Run:
+  """The best evaluated step of a workdir, or that of one checkpoint's own folder.
+
+  Raises:
+    CheckpointError: with one line that says what is missing or damaged.
+  """
+  workdir, step = checkpoint.locate(pathlib.Path(path).expanduser())
+  if not (workdir / 'config.json').is_file():
+    raise errors.CheckpointError(f'{path}: no config.json here; name the workdir of a run')
+  config = checkpoint.read_json(workdir / 'config.json')
+  evaluated = {}
+  for file in workdir.glob('eval/*/metrics.json'):
+    if file.parent.name.isdigit() and step in (None, int(file.parent.name)):
+      evaluated[int(file.parent.name)] = _read_metrics(file)
+  evaluated = {step: metrics for step, metrics in evaluated.items() if metrics}
+  if not evaluated:
+    raise errors.CheckpointError(
+      f'{path}: holds no metrics (eval/{"STEP" if step is None else step}/metrics.json); evaluate '
+      f'it on a validation split: python main.py --mode=eval --config=... --workdir={workdir}'
+    )
+  scores = {step: _score(metrics) for step, metrics in evaluated.items()}
+  best = max(scores, key=lambda step: (scores[step], step))
+  try:
+    model, data = config['model'], config['data']
+    if not any(network == model['network'] for network, _ in paper_tables.MPII.rows):
+      raise ValueError(f'network {model["network"]!r}')
+    return Run(
+      workdir=workdir,
+      step=best,
+      network=str(model['network']),
+      depth=int(model['depth']),
+      width=int(model['width']),
+      data=str(data['name']),
+      data_dir=str(data['data_dir']),
+      image_size=tuple(map(int, data['image_size'])),
+      detected_boxes=bool(config['eval']['detections']),
+      metrics={name: tables.per_cent(name, value) for name, value in evaluated[best].items()},
+      score=scores[best],
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.CheckpointError(
+      f'{workdir / "config.json"}: not the configuration of a run ({error!r})'
+    ) from error
+
+
+def _score(metrics):
+  """As checkpoints are chosen: what is not finite is the worst."""
+  score = evaluate.primary(metrics)
+  return score if math.isfinite(score) else -math.inf
+
+
+def _read_metrics(file):
+  metrics = checkpoint.read_json(file)
+  numbers = isinstance(metrics, dict) and all(
+    isinstance(value, int | float) for value in metrics.values()
+  )
+  if not numbers or (metrics and not any(name in metrics for name in evaluate.PRIMARY)):
+    raise errors.CheckpointError(
+      f'{file}: not the metrics of a run; evaluate it again with --mode=eval'
+    )
+  return metrics
+
+
+def paper_row(run: Run) -> tuple[str, dict[str, float], bool]:
+  """The paper's row to set beside a run: its name, {metric: per cent}, and whether they compare.
+
+  They do where data set, input size, width, network and depth are the paper's. Elsewhere it is the
+  row of the same network and the nearest depth, on COCO val2017 for data that the paper does not
+  have. Without a metric in common the row is empty.
+  """
+  table = paper_tables.VALIDATION.get(run.data, paper_tables.COCO_VAL)
+  depths = [depth for network, depth in table.rows if network == run.network]
+  depth = min(depths, key=lambda depth: abs(depth - run.depth))
+  metrics = table.metrics(run.network, depth)
+  if not metrics.keys() & run.metrics.keys():
+    return '', {}, False
+  same = (run.data in paper_tables.VALIDATION, run.image_size, run.width, run.depth)
+  if same == (True, table.image_size, paper_tables.WIDTH, depth):
+    return f'paper, {table.name}', metrics, True
+  return f'paper, {table.data}, R{depth}', metrics, False
+
+
+def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
+  """Header and rows: each run, the paper's row, and the difference of the numbers as printed."""
+  metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
+  header = ['Run', 'Network', 'Depth', 'Step', 'Result', *metrics]
+  rows = []
+  for run in runs:
+    ours = {name: round(value, 1) for name, value in run.metrics.items() if value is not None}
+    about = [run.workdir.name, run.network + run.narrowed, str(run.depth), str(run.step)]
+    name = 'ours, detected boxes' if run.detected_boxes else 'ours'
+    rows.append(page.Row('ours', [*about, name, *_cells(metrics, ours)]))
+    name, paper, comparable = paper_row(run)
+    if name:
+      rows.append(page.Row('paper', [*[''] * len(about), name, *_cells(metrics, paper)]))
+    if comparable:
+      difference = {
+        name: ours[name] - paper[name] for name in metrics if name in ours.keys() & paper
+      }
+      cells = _cells(metrics, difference, '+.1f')
+      rows.append(page.Row('difference', [*[''] * len(about), 'difference', *cells]))
+  return header, rows
+
+
+def _paper_order(run):
+  """Depth by depth, and there the networks as the paper lists them."""
+  networks = [network for network, _ in paper_tables.MPII.rows]
+  return run.depth, networks.index(run.network), -run.width, run.workdir.name
+
+
+def _cells(columns, values, form='.1f'):
+  # Rounded first, and zero added: 0.04 - 0.05 is +0.0, not -0.0.
+  return [f'{round(values[c], 1) + 0.0:{form}}' if c in values else '-' for c in columns]
+
+
+def make_section(runs: list[Run], output: pathlib.Path, data_dir, num_images: int) -> page.Section:
+  """Table, notes and figures of the runs on one data set at one input size."""
+  first = runs[0]
+  header, rows = make_table(runs)
+  size = f'{first.image_size[0]}x{first.image_size[1]}'
+  figures, left_out = run_figures.draw(runs, output, paper_figures.file_suffix(first))
+  more = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
+  figures, left_out = more[0] + figures, more[1] + left_out
+  return page.Section(f'{first.data}, {size}', header, rows, _notes(runs) + left_out, figures)
+
+
+def _notes(runs):
+  found = [(run, *paper_row(run)) for run in runs]
+  notes = ['All numbers are in per cent.']
+  if any(comparable for *_, comparable in found):
+    table = paper_tables.VALIDATION[runs[0].data]
+    notes.append(
+      f"The data set called {runs[0].data} is taken to be the paper's ({table.data}); differences "
+      'are of the numbers as printed here.'
+    )
+  if any(c and run.data == 'coco' and not run.detected_boxes for run, *_, c in found):
+    notes.append(
+      "The paper's COCO numbers are for the boxes of a detector (person AP 56.4). Annotated boxes "
+      'are easier, so those rows flatter us: evaluate with --config.eval.detections=FILE.'
+    )
+  apart = sorted({name for _, name, _, comparable in found if name and not comparable})
+  if apart:
+    notes.append(
+      f'Rows {", ".join(repr(name) for name in apart)} were measured on other data, or with '
+      'another input size, width or depth: they stand here for orientation, cannot be compared '
+      'with the runs, and so there is no difference.'
+    )
+  return notes
+
+
+def _paper_lines(runs):
+  """{network: {depth: the metric of figure 5}} of the paper, where it has the runs' data set."""
+  table = paper_tables.VALIDATION.get(runs[0].data)
+  metric = paper_figures.primary_name(runs)
+  if table is None or table.image_size != runs[0].image_size or metric not in table.columns:
+    return {}
+  lines = {}
+  for network, depth in table.rows:
+    lines.setdefault(network, {})[depth] = table.metrics(network, depth)[metric]
+  return lines

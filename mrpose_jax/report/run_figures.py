@@ -1,0 +1,228 @@
+"""Figures of runs that the paper has not: training curves, and where a network errs."""
+
+import math
+import pathlib
+
+import numpy as np
+
+from mrpose_jax import errors
+from mrpose_jax import tables
+from mrpose_jax.report import page
+from mrpose_jax.report import paper_figures
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import metric_writer
+
+_STYLES = ('-', '--', ':', '-.')  # of runs of one network
+_GRID = {'color': '#dddddd', 'linewidth': 0.8}
+_OWN, _OTHER, _ELSEWHERE = '#0072b2', '#d55e00', '#bbbbbb'
+
+
+def draw(runs, output: pathlib.Path, where: str) -> tuple[list[page.Figure], list[str]]:
+  """Curves, errors by keypoint, left and right, the best and worst people.
+
+  Args:
+    runs: of `paper_report.read_run`, on one data set at one input size.
+    output: folder for the files.
+    where: what their names end in, before the suffix.
+
+  Returns:
+    The figures, and a sentence for each that could not be drawn.
+  """
+  figures, left_out = [], []
+  metric = paper_figures.primary_name(runs)
+  curves = {run: read_curves(run.workdir / 'metrics.jsonl', metric) for run in runs}
+  curves = {run: lines for run, lines in curves.items() if any(map(len, lines))}
+  if curves:
+    figures.append(draw_curves(curves, metric, output / f'curves_{where}.png'))
+  else:
+    left_out.append('Training curves are left out: no run has a metrics.jsonl with a loss.')
+  found = {run: _read_errors(run) for run in runs}
+  without = [run.workdir.name for run, content in found.items() if content is None]
+  if without:
+    left_out.append(
+      f'Errors by keypoint are without {", ".join(without)}: no errors.json; evaluate again with '
+      '--mode=eval.'
+    )
+  found = {run: content for run, content in found.items() if content is not None}
+  if not found:
+    return figures, left_out
+  figures.append(draw_keypoints(found, output / f'keypoints_{where}.png'))
+  best = max(found, key=lambda run: run.score)
+  name = f'{best.label} ({best.workdir.name})'
+  if any(sum(map(sum, counts)) for counts in found[best]['pairs'].values()):
+    figures.append(draw_sides(found[best]['pairs'], name, output / f'sides_{where}.png'))
+  for kind in ('worst', 'best'):
+    picture = best.workdir / 'eval' / str(best.step) / 'pictures' / f'{kind}.jpg'
+    if picture.exists():
+      (output / f'{kind}_{where}.jpg').write_bytes(picture.read_bytes())
+      caption = (
+        f'The people whom {name} predicts {kind}, by the mean distance of their keypoints. White '
+        'lines lead to where the annotation is.'
+      )
+      figures.append(page.Figure(f'{kind}_{where}.jpg', caption))
+  return figures, left_out
+
+
+def read_curves(file: pathlib.Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
+  """[N, 2] step and loss, [M, 2] step and the metric in per cent; finite numbers only."""
+  lines = metric_writer.read(file, math.inf)
+  loss = [(line['step'], line['loss']) for line in lines if math.isfinite(line.get('loss', np.nan))]
+  scores = [(line['step'], line.get(f'eval/{metric}')) for line in lines]
+  scores = [(step, tables.per_cent(metric, value)) for step, value in scores if value is not None]
+  scores = [(step, value) for step, value in scores if value is not None]
+  return np.array(loss, float).reshape(-1, 2), np.array(scores, float).reshape(-1, 2)
+
+
+def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
+  """The loss and the primary metric over the steps, a line a run.
+
+  Args:
+    curves: {run: what `read_curves` returned}.
+    metric: that the right side shows.
+    file: to write.
+  """
+  plot, axes = _subplots(1, 2, (11, 4))
+  names = labels(curves)
+  for run, lines in curves.items():
+    style = {'color': paper_figures.COLORS[run.network], 'label': names[run], **_style(run, curves)}
+    axes[0].plot(*lines[0].T, **style)
+    axes[1].plot(*lines[1].T, marker='o', markersize=4, **style)
+  axes[0].set_yscale('log')
+  axes[0].set_ylabel('loss')
+  paper_figures.show_per_cent(axes[1], metric)
+  for side in axes:
+    side.set_xlabel('step')
+  axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+  plot.savefig(file)
+  return page.Figure(
+    file.name, f'Training: the loss, and {paper_figures.AXIS[metric]} of the validation split.'
+  )
+
+
+def draw_keypoints(found, file: pathlib.Path) -> page.Figure:
+  """Median and quartiles of the distance between predicted and annotated, keypoint by keypoint.
+
+  Args:
+    found: {run: what errors.json holds}.
+    file: to write.
+  """
+  keypoints = list(dict.fromkeys(name for one in found.values() for name in one['keypoints']))
+  plot, axes = _subplots(1, 1, (11, 4.2))
+  names = labels(found)
+  for i, (run, content) in enumerate(found.items()):
+    place = 0.7 * ((i + 0.5) / len(found) - 0.5)
+    rows = [
+      (keypoints.index(name) + place, *np.array(values['quartiles']) * 100)
+      for name, values in content['keypoints'].items()
+      if values['quartiles']
+    ]
+    x, low, middle, high = np.array(rows, float).reshape(-1, 4).T
+    color = paper_figures.COLORS[run.network]
+    width = 0.6 / len(found)
+    axes.bar(x, middle, width, color=color, label=names[run], hatch=_hatch(run, found))
+    reach = np.stack([middle - low, high - middle])
+    axes.errorbar(x, middle, reach, fmt='none', ecolor='#222222', elinewidth=1, capsize=2)
+  ticks = [name.replace('_', ' ') for name in keypoints]
+  axes.set_xticks(range(len(ticks)), ticks, rotation=40, ha='right')
+  axes.set_ylabel("distance (% of the person's size)")
+  axes.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
+  plot.savefig(file)
+  people = max(content['people'] for content in found.values())
+  missed = ', '.join(f'{names[run]} {content["missed"]}' for run, content in found.items())
+  return page.Figure(
+    file.name,
+    'Errors by keypoint: median distance between predicted and annotated, with the quartiles, as a '
+    f'fraction of the square root of the area of the box, over {people} people. People without any '
+    f'prediction are left out: {missed}.',
+  )
+
+
+def draw_sides(pairs, name: str, file: pathlib.Path) -> page.Figure:
+  """How often left is taken for right: all pairs together, and pair by pair.
+
+  Args:
+    pairs: of errors.json.
+    name: of the run.
+    file: to write.
+  """
+  plot, (left, right) = _subplots(1, 2, (11, 0.7 + max(2.6, 0.36 * len(pairs))))
+  total = np.sum(list(pairs.values()), axis=0)  # [left or right, own or other or elsewhere]
+  table = np.stack([total[0], total[1][[1, 0, 2]]])  # columns: at the left one, the right one
+  share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+  left.imshow(share, cmap='Blues', vmin=0, vmax=100, aspect='auto')
+  for (row, column), value in np.ndenumerate(share):
+    text = f'{value:.1f} %\n({table[row, column]})'
+    left.text(column, row, text, ha='center', va='center', color='w' if value > 55 else 'k')
+  left.set_xticks(range(3), ['at the left one', 'at the right one', 'elsewhere'])
+  left.set_yticks(range(2), ['left', 'right'])
+  left.set_ylabel('predicted')
+  left.grid(False)
+  start = np.zeros(len(pairs))
+  counts = np.array([np.sum(counts, axis=0) for counts in pairs.values()], float)  # [pair, 3]
+  shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  kinds = (('own side', _OWN), ('other side', _OTHER), ('elsewhere', _ELSEWHERE))
+  for values, (kind, color) in zip(shares.T, kinds):
+    right.barh(range(len(pairs)), values, left=start, color=color, label=kind)
+    start = start + values
+  labelled = [f'{pair.replace("_", " ")} ({n:.0f})' for pair, n in zip(pairs, counts.sum(1))]
+  right.set_yticks(range(len(pairs)), labelled)
+  right.invert_yaxis()
+  right.set_xlim(0, 100)
+  right.set_xlabel('predictions (%)')
+  right.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
+  plot.savefig(file)
+  return page.Figure(
+    file.name,
+    f'Left and right: where {name} puts the left and the right keypoint of each pair. At a place '
+    "is within a tenth of the person's size; only people count whose two places are farther apart.",
+  )
+
+
+def labels(runs) -> dict:
+  """What each run is called: by its network, or by its folder where two networks are the same."""
+  names = {run: run.label for run in runs}
+  if len(set(names.values())) < len(names):
+    names = {run: run.workdir.name for run in runs}
+  return names
+
+
+def _read_errors(run):
+  """The run's errors.json; None where an older version evaluated it."""
+  file = run.workdir / 'eval' / str(run.step) / 'errors.json'
+  if not file.exists():
+    return None
+  content = checkpoint.read_json(file)
+  if not isinstance(content, dict) or not content.keys() >= {
+    'people',
+    'missed',
+    'keypoints',
+    'pairs',
+  }:
+    raise errors.CheckpointError(f'{file}: damaged; evaluate again with --mode=eval')
+  return content
+
+
+def _subplots(rows, columns, size):
+  # Without pyplot there is no backend to choose and no figure to close.
+  from matplotlib import figure
+
+  plot = figure.Figure(figsize=size, dpi=140, layout='constrained')
+  axes = plot.subplots(rows, columns)
+  for one in np.ravel(axes):
+    one.grid(axis='y', **_GRID)
+    one.set_axisbelow(True)
+    one.spines[['top', 'right']].set_visible(False)
+  return plot, axes
+
+
+def _same_network(run, runs):
+  """The run's number among those of its network."""
+  return [other for other in runs if other.network == run.network].index(run)
+
+
+def _style(run, runs):
+  return {'linestyle': _STYLES[_same_network(run, runs) % len(_STYLES)]}
+
+
+def _hatch(run, runs):
+  return ('', '///', '...', 'xxx')[_same_network(run, runs) % 4]

@@ -1,0 +1,111 @@
+"""--mode=import, PyTorch weights -> a workdir, and the weights that training starts from."""
+
+import dataclasses
+import logging
+import pathlib
+
+import jax
+import ml_collections
+
+from mrpose_jax import errors
+from mrpose_jax import optimizers
+from mrpose_jax import predict
+from mrpose_jax import predictors
+from mrpose_jax import skeletons
+from mrpose_jax import train_state
+from mrpose_jax.models import pose_network
+from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import configuration
+from mrpose_jax.weights import torch_files
+
+log = logging.getLogger(__name__)
+
+KNOWN_SKELETONS = {'coco': skeletons.COCO, 'mpii': skeletons.MPII}
+PADDING = 1.25  # of boxes, in every code whose weights can be imported
+
+
+def import_weights(
+  config: ml_collections.ConfigDict, weights, workdir, channel_order: str | None = None
+):
+  """Makes a workdir whose checkpoint of step 0 holds the imported network.
+
+  Training in that workdir starts from it, with a fresh optimizer.
+
+  Args:
+    config: of the network and its data set; coco and mpii need not be prepared.
+    weights: see `torch_files.import_torch_weights`.
+    workdir: a new folder.
+    channel_order: 'rgb' or 'bgr'; by default by the file's kind, see
+      `torch_files.channel_order_of`.
+
+  Raises:
+    CheckpointError: weights that do not fit, or a workdir that holds a run.
+    DataError: another data set than coco and mpii that is not prepared.
+  """
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  if (workdir / 'checkpoints').exists():
+    raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
+  skeleton = KNOWN_SKELETONS.get(config.data.name)
+  if skeleton is None:
+    skeleton = configuration.open_dataset(config).skeleton
+  tensors = torch_files.read(weights)
+  config.model.channel_order = channel_order or torch_files.channel_order_of(tensors)
+  model = predict.model_of(config, skeleton.num_keypoints)
+  variables = jax.device_put(torch_files.import_torch_weights(tensors, model))
+  optimizer = optimizers.adam(lambda step: config.train.learning_rate)
+  state = train_state.TrainState(
+    step=jax.numpy.zeros((), jax.numpy.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=optimizer.init(variables['params']),
+    diverged=jax.numpy.zeros((), bool),
+  )
+  height, width = config.data.image_size
+  meta = {
+    'config': config.to_dict(),
+    'skeleton': dataclasses.asdict(skeleton),
+    'crops': {'aspect': width / height, 'padding': PADDING},
+    'iterator': None,
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  checkpoints.save(0, state, meta)
+  checkpoints.close()
+  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  log.info('the network takes %s images', config.model.channel_order)
+  print(f'{weights} -> {workdir}')
+
+
+def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str) -> dict:
+  """The variables of `model` that training starts from.
+
+  Args:
+    source: a file of PyTorch weights, or the workdir of a run or one of its checkpoints.
+    model: layers with a keypoint dimension start afresh where `source` has another number of
+      keypoints, which is logged.
+    channel_order: that the network is going to see.
+
+  Raises:
+    CheckpointError: weights that cannot be read, or of another network.
+    ConfigError: a run with another channel order.
+  """
+  path = pathlib.Path(source).expanduser()
+  if not path.is_dir():
+    return torch_files.import_torch_weights(path, model, new_head=True)
+  variables, meta, step = predictors.restore(path)
+  config = ml_collections.ConfigDict(meta['config'])
+  theirs = predict.model_of(config, len(meta['skeleton']['keypoints']))
+  for name in ('network', 'depth', 'width'):
+    if getattr(theirs, name) != getattr(model, name):
+      raise errors.CheckpointError(
+        f'model.pretrained={source}: its model.{name} is {getattr(theirs, name)!r}, not '
+        f'{getattr(model, name)!r}'
+      )
+  if config.model.channel_order != channel_order:
+    raise errors.ConfigError(
+      f'model.pretrained={source}: trained on {config.model.channel_order} images; set '
+      f'--config.model.channel_order={config.model.channel_order}'
+    )
+  log.info('starting from step %d of %s, K = %d', step, source, theirs.num_keypoints)
+  weights = torch_files.export_torch_weights(variables, theirs)
+  return torch_files.import_torch_weights(weights, model, new_head=True)

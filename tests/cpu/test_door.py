@@ -1,0 +1,143 @@
+"""The door: the same networks, other forms of their layers, and no trace of it elsewhere."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+from jax import numpy as jnp
+
+import mrpose_jax
+from mrpose_jax.cpu import convolution
+from mrpose_jax.cpu import door
+from mrpose_jax.cpu import winograd
+from mrpose_jax.models import decoders
+from mrpose_jax.models import folding
+from mrpose_jax.runtime import compilation
+
+
+def model_and_variables(network='mrfeanet2', depth=18, width=4, **options):
+  model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=width, **options)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  # The decoder starts near zero; the tests want heatmaps of the size of one.
+  scaled = jax.tree.map(lambda p: 30 * p if p.ndim == 4 else p, variables['params']['decoder'])
+  return model, variables | {'params': variables['params'] | {'decoder': scaled}}
+
+
+def images_of(n, height=64, width=64):
+  return jax.random.normal(jax.random.key(1), (n, height, width, 3))
+
+
+def gradients_of(model):
+  """The function (variables, images) -> loss, (heatmaps, statistics), gradients."""
+
+  def loss_of(params, variables, images):
+    heatmaps, updated = model.apply(
+      variables | {'params': params}, images, train=True, mutable=['batch_stats']
+    )
+    return jnp.square(heatmaps - 1).mean(), (heatmaps, updated['batch_stats'])
+
+  gradient = jax.value_and_grad(loss_of, has_aux=True)
+  return lambda variables, images: gradient(variables['params'], variables, images)
+
+
+@pytest.mark.parametrize('network', decoders.DECODERS)
+def test_a_training_pass_is_the_same_function(network):
+  """On ResNet-18: in a narrow ResNet-50 a rounding error flips ReLUs, which changes gradients."""
+  model, variables = model_and_variables(network)
+  images = images_of(4, 96, 64)
+  found = door.jit(gradients_of(model))(variables, images)
+  expected = jax.jit(gradients_of(model))(variables, images)
+  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
+    limit = 1e-4 * np.abs(y).max() + 1e-6  # biases before a batch norm have gradient 0
+    np.testing.assert_allclose(x, y, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+  ('few', 'both', 'network', 'depth'),
+  [
+    *((0, 0, 'simple_baseline', 18), (0, 10_000, 'simple_baseline', 18)),
+    (10_000, 10_000, 'mrfeanet2', 50),
+  ],
+)
+def test_a_prediction_is_the_same_function(few, both, network, depth, monkeypatch):
+  """With these limits every layer of more than two rows takes part."""
+  monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
+  monkeypatch.setattr(winograd, 'FEW_PIXELS', few)
+  monkeypatch.setattr(winograd, 'FEW_PIXELS_BOTH', both)
+  monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
+  monkeypatch.setattr(convolution, 'FEWEST_PIXELS', few // 100)
+  monkeypatch.setattr(convolution, 'MANY_PIXELS', few)
+  model, variables = model_and_variables(network, depth)
+  images = images_of(2, 128, 64)
+  variables = folding.fold_batch_norm(model, variables)
+  apply = functools.partial(model.apply, train=False)
+  expected = jax.jit(apply)(variables, images)
+  found = compilation.jit_prediction(model, variables)(apply)(images)
+  assert jnp.abs(expected).max() > 1e-3
+  np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+  assert (found != expected).any()
+
+
+def test_a_bfloat16_network_has_no_kernels_for_predictions():
+  model, variables = model_and_variables('simple_baseline', dtype='bfloat16')
+  assert not door.prepare_kernels(model, variables)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_plain_programs_hold_no_trace_of_it(remat):
+  """Whichever is traced first, and with a `jit` inside: JAX caches what it traced."""
+  model, variables = model_and_variables(remat=remat)
+  images = images_of(2)
+  inner = gradients_of(model)
+  plain = jax.jit(inner).lower(variables, images).as_text()
+  nested = jax.jit(inner)
+  for open_first in (True, False):
+    outer = [door.jit(lambda *a: nested(*a)), jax.jit(lambda *a: nested(*a))]
+    for function in outer if open_first else outer[::-1]:
+      function.lower(variables, images)
+  opened = door.jit(gradients_of(model)).lower(variables, images).as_text()
+  again = jax.jit(gradients_of(model)).lower(variables, images).as_text()
+  assert opened.count('while') > plain.count('while')
+  assert strip(again) == strip(plain)
+
+
+def strip(text):
+  """The program without the names of its functions."""
+  return [line for line in text.splitlines() if not line.startswith('module')]
+
+
+@pytest.fixture
+def fresh():
+  door._options.cache_clear()
+  yield
+  door._options.cache_clear()
+
+
+def convolve(x, kernel):
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def test_convolutions_are_eigens():
+  r = np.random.default_rng(0)
+  x, kernel = r.normal(size=(2, 16, 16, 64)), r.normal(size=(3, 3, 64, 64))
+  x, kernel = np.float32(x), np.float32(kernel)
+  program = compilation.jit(convolve).lower(x, kernel).compile()
+  assert 'ynn' not in program.as_text()
+  np.testing.assert_allclose(program(x, kernel), jax.jit(convolve)(x, kernel), atol=1e-3)
+
+
+def test_a_version_of_xla_without_the_choice(fresh, monkeypatch):
+  monkeypatch.setattr(door, '_YNNPACK', {'xla_cpu_absent': 'x'})
+  assert compilation.jit(lambda x: 2 * x)(3) == 6
+
+
+def test_other_platforms_do_not_open_it(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  monkeypatch.setattr(door, '_with_forms', None)
+  assert compilation.jit(lambda x: 2 * x)(3) == 6
+  assert compilation.jit_prediction(None, {'a': 3})(lambda v, x: v['a'] * x)(2) == 6

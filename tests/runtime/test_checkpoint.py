@@ -1,0 +1,190 @@
+"""Checkpoints: which count, which are kept, and what happens to damaged ones and a full disk."""
+
+import json
+import logging
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from mrpose_jax import errors
+from mrpose_jax import train_state
+from mrpose_jax.runtime import checkpoint
+
+META = {'config': {}, 'iterator': None}
+
+
+def state_of(step):
+  """A state whose numbers say which step it is of."""
+  array = jax.numpy.full((40, 50), float(step))
+  return train_state.TrainState(
+    step=jax.numpy.int32(step),
+    params={'w': array},
+    batch_stats={'m': array},
+    opt_state=(array,),
+    diverged=jax.numpy.zeros((), bool),
+  )
+
+
+def save(workdir, scores):
+  """Checkpoints of the steps, with their scores; None is left without one."""
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  for step, score in scores.items():
+    checkpoints.save(step, state_of(step), META)
+    if score is not None:
+      checkpoints.set_score(step, score)
+  checkpoints.close()
+  return checkpoints
+
+
+def restore(checkpoints, step):
+  target = checkpoint.restore_target(
+    jax.eval_shape(lambda: state_of(0)), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  )
+  return checkpoints.restore_state(step, target)
+
+
+@pytest.mark.parametrize(
+  ('scores', 'kept', 'best'),
+  [
+    ({1: 0.1, 2: 0.5, 3: 0.3, 4: 0.2}, [2, 3, 4], 2),
+    ({1: 0.5, 2: np.nan, 3: np.inf, 4: None}, [1, 3, 4], 1),
+    ({1: None, 2: None, 3: None}, [2, 3], 3),
+    ({1: np.nan, 2: np.nan, 3: np.nan}, [2, 3], 3),
+  ],
+)
+def test_the_latest_and_the_best_are_kept(tmp_path, scores, kept, best):
+  save(tmp_path, scores)
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  assert checkpoints.steps() == kept
+  assert checkpoints.latest_step() == max(scores)
+  assert checkpoints.best_step() == best
+  restored = restore(checkpoints, best)
+  assert int(restored.step) == best
+  for leaf in jax.tree.leaves((restored.variables, restored.opt_state)):
+    np.testing.assert_array_equal(leaf, best)
+
+
+def flip_a_bit(file):
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 4
+  file.write_bytes(content)
+
+
+def cut(file):
+  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen_wherever_they_are(tmp_path):
+  """Each file of a checkpoint in turn; those that Orbax adds later do no harm."""
+  save(tmp_path, {1: None, 2: None})
+  folder = tmp_path / 'checkpoints' / '2'
+  sealed = checkpoint.read_json(folder / checkpoint.DIGESTS)
+  files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+  assert len(sealed) > 10
+  for file in files:
+    content = file.read_bytes()
+    for damage in (flip_a_bit, cut, pathlib.Path.unlink) if content else (pathlib.Path.unlink,):
+      damage(file)
+      checkpoints = checkpoint.Checkpoints(tmp_path)
+      found = checkpoints.latest_step()
+      name = str(file.relative_to(folder))
+      if name in sealed or name == checkpoint.DIGESTS:
+        assert found == 1, (name, damage)
+      else:  # the state is whole
+        assert found == 2, (name, damage)
+        np.testing.assert_array_equal(restore(checkpoints, 2).params['w'], 2)
+      file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_is_used(tmp_path, caplog):
+  save(tmp_path, {1: None, 2: None})
+  flip_a_bit(next((tmp_path / 'checkpoints' / '2' / 'variables' / 'd').iterdir()))
+  with caplog.at_level(logging.WARNING):
+    checkpoints = checkpoint.Checkpoints(tmp_path, create=True)
+    assert checkpoints.latest_step() == 1
+  assert 'checkpoints/2: not used, damaged: variables/d/' in caplog.text
+  assert (tmp_path / 'damaged' / '2' / 'variables').is_dir()
+  checkpoints.save(2, state_of(2), META)
+  checkpoints.close()
+  assert checkpoint.Checkpoints(tmp_path).latest_step() == 2
+
+
+def test_a_step_asked_for_by_number_is_that_step_or_nothing(tmp_path):
+  save(tmp_path, {1: None, 2: None})
+  flip_a_bit(next((tmp_path / 'checkpoints' / '2' / 'variables' / 'd').iterdir()))
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  with pytest.raises(errors.CheckpointError, match=r'checkpoints/2: damaged: variables/d/'):
+    checkpoints.meta(2)
+  with pytest.raises(errors.CheckpointError, match=r'no checkpoint of step 7; there are \[1, 2\]'):
+    checkpoints.meta(7)
+
+
+def test_folders_that_are_not_whole_checkpoints(tmp_path):
+  """Empty, without its data, and what a killed save leaves."""
+  save(tmp_path, {1: None})
+  folder = tmp_path / 'checkpoints'
+  (folder / '5').mkdir()
+  shutil.copytree(folder / '1', folder / '6')
+  shutil.rmtree(folder / '6' / 'training')
+  shutil.copytree(folder / '1', folder / '7.orbax-checkpoint-tmp')
+  (folder / 'notes').mkdir()
+  assert checkpoint.Checkpoints(tmp_path).latest_step() == 1
+  checkpoints = checkpoint.Checkpoints(tmp_path, create=True)
+  assert checkpoints.latest_step() == 1
+  assert sorted(path.name for path in folder.iterdir()) == ['1', 'notes']
+
+
+@pytest.mark.parametrize('text', ['', '{"score": 0.', '[]', '{}', '{"score": "high"}'])
+def test_a_corrupt_score_is_no_score(tmp_path, text):
+  save(tmp_path, {1: 0.5, 2: 0.9})
+  (tmp_path / 'checkpoints' / '2' / checkpoint.SCORE).write_text(text)
+  assert checkpoint.Checkpoints(tmp_path).best_step() == 1
+
+
+def test_the_best_is_damaged(tmp_path):
+  save(tmp_path, {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.1})
+  cut(tmp_path / 'checkpoints' / '2' / 'meta' / 'metadata')
+  assert checkpoint.Checkpoints(tmp_path).best_step() == 3
+  shutil.rmtree(tmp_path / 'checkpoints' / '4')
+  shutil.rmtree(tmp_path / 'checkpoints' / '3')
+  with pytest.raises(errors.CheckpointError, match='no good checkpoint'):
+    checkpoint.Checkpoints(tmp_path).best_step()
+
+
+def test_shapes_of_another_network_are_refused(tmp_path):
+  save(tmp_path, {1: None})
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  target = {
+    'params': {'w': jax.ShapeDtypeStruct((40, 51), np.float32)},
+    'batch_stats': {'m': jax.ShapeDtypeStruct((40, 50), np.float32)},
+  }
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with pytest.raises(errors.CheckpointError, match=r'params/w is \(40, 50\) there and \(40, 51\)'):
+    checkpoints.restore_variables(1, checkpoint.restore_target(target, place))
+
+
+def test_restoring_onto_other_devices_is_exact(tmp_path):
+  """Saved from one device, restored split over four and copied to four."""
+  save(tmp_path, {1: None})
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  for spec in (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec('data')):
+    place = jax.sharding.NamedSharding(mesh, spec)
+    target = {
+      'params': {'w': jax.ShapeDtypeStruct((40, 50), np.float32)},
+      'batch_stats': {'m': jax.ShapeDtypeStruct((40, 50), np.float32)},
+    }
+    restored = checkpoint.Checkpoints(tmp_path).restore_variables(
+      1, checkpoint.restore_target(target, place)
+    )
+    assert restored['params']['w'].sharding == place
+    np.testing.assert_array_equal(restored['params']['w'], 1)
+
+
+def test_json_is_replaced_in_one_step(tmp_path):
+  checkpoint.write_json(tmp_path / 'a.json', {'x': 1})
+  checkpoint.write_json(tmp_path / 'a.json', {'x': 2})
+  assert json.loads((tmp_path / 'a.json').read_text()) == {'x': 2}
+  assert [path.name for path in tmp_path.iterdir()] == ['a.json']

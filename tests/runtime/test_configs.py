@@ -1,0 +1,85 @@
+"""Every configuration builds, every field is read somewhere, and every field says what it is."""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+
+import pytest
+
+from configs import coco
+from configs import custom
+from configs import mpii
+from configs import quickstart
+from input_pipeline.device import augment
+from mrpose_jax import defaults
+from mrpose_jax import errors
+from mrpose_jax.models import decoders
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def fields(config):
+  return [
+    f'{section}.{name}'
+    for section, values in config.to_dict().items()
+    if isinstance(values, dict)
+    for name in values
+  ]
+
+
+@pytest.mark.parametrize('module', [coco, custom, mpii, quickstart])
+def test_each_configuration_has_the_same_fields(module):
+  assert fields(module.get_config()) == fields(defaults.get_config())
+
+
+@pytest.mark.parametrize('network', decoders.DECODERS)
+def test_network_and_depth_by_argument(network):
+  for module in (coco, mpii):
+    config = module.get_config(f'{network},depth=101')
+    assert (config.model.network, config.model.depth) == (network, 101)
+
+
+def test_the_papers_recipes():
+  """Section IV: Adam, batch 64, 1e-3 with two drops; 256x192 and 256x256."""
+  for config, size, epochs, drops, scale in (
+    (coco.get_config(), (256, 192), 170, (120, 150), 0.4),
+    (mpii.get_config(), (256, 256), 140, (90, 120), 0.25),
+  ):
+    assert tuple(config.data.image_size) == size
+    assert config.train.batch_size == 64
+    assert config.train.learning_rate == 1e-3
+    assert (config.train.epochs, config.train.drop_epochs) == (epochs, drops)
+    assert config.train.drop_factor == 0.1
+    assert (config.augment.rotation, config.augment.scale) == (30, scale)
+    assert config.data.sigma == 2
+
+
+def test_the_released_recipe():
+  config = coco.get_config('mrfeanet2,recipe=released').augment
+  assert (config.rotation, config.scale, config.draw) == (40, 0.3, 'normal')
+  config = mpii.get_config('recipe=released').augment
+  assert (config.rotation, config.scale, config.draw) == (30, 0.25, 'normal')
+
+
+def test_a_key_that_nothing_reads_is_a_bug():
+  source = '\n'.join(path.read_text() for path in (ROOT / 'mrpose_jax').glob('*.py'))
+  unpacked = {f'augment.{field.name}' for field in dataclasses.fields(augment.Augmentation)}
+  for field in fields(defaults.get_config()):
+    assert field in unpacked or re.search(rf'\b{re.escape(field)}\b', source), field
+
+
+def test_every_field_has_its_comment():
+  lines = (ROOT / 'configs' / 'common.py').read_text().splitlines()
+  for before, line in itertools.pairwise(lines):
+    if re.match(r'  config\.[\w.]+ = (?!ml_collections)', line):
+      assert before.lstrip().startswith('#'), line
+
+
+def test_wrong_arguments():
+  with pytest.raises(errors.ConfigError, match="did you mean 'depth'"):
+    coco.get_config('dpeth=50')
+  with pytest.raises(errors.ConfigError, match='depth=fifty: not of type int'):
+    coco.get_config('depth=fifty')
+  with pytest.raises(errors.ConfigError, match='unknown recipe'):
+    mpii.get_config('recipe=mine')

@@ -1,0 +1,107 @@
+"""The imports of every file: they run one way, and no variable hides a module."""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ('mrpose_jax', 'input_pipeline', 'configs', 'benchmarks', 'examples')
+FILES = {
+  '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+  for package in PACKAGES
+  for path in (ROOT / package).rglob('*.py')
+}
+# A command wires everything together; nothing imports it but tests and benchmarks.
+COMMANDS = (
+  'mrpose_jax.__main__',
+  'mrpose_jax.report.__main__',
+  'input_pipeline.browse',
+  'input_pipeline.prepare',
+)
+LEAVES = ('mrpose_jax.errors', 'mrpose_jax.skeletons', 'mrpose_jax.command_line')
+
+
+@functools.cache
+def tree(name):
+  return ast.parse(FILES[name].read_text(encoding='utf-8'))
+
+
+@functools.cache
+def imports(name) -> frozenset[str]:
+  """The files that a file imports, inside functions too."""
+  found = set()
+  for node in ast.walk(tree(name)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        module = f'{node.module}.{alias.name}'
+        found.add(module if module in FILES else node.module)
+  return frozenset(found & FILES.keys())
+
+
+def outside(package):
+  return [name for name in FILES if name != package and not name.startswith(f'{package}.')]
+
+
+def test_there_is_no_circle():
+  done, path = set(), []
+
+  def visit(name):
+    assert name not in path, ' -> '.join([*path[path.index(name) :], name])
+    if name not in done:
+      path.append(name)
+      for other in sorted(imports(name)):
+        visit(other)
+      path.pop()
+      done.add(name)
+
+  for name in FILES:
+    visit(name)
+
+
+@pytest.mark.parametrize('package', ['configs', 'benchmarks', 'examples'])
+def test_nothing_imports(package):
+  for name in outside(package):
+    assert not [other for other in imports(name) if other.split('.')[0] == package], name
+
+
+@pytest.mark.parametrize('room', ['report', 'planning', 'inference'])
+def test_only_commands_import(room):
+  for name in outside(f'mrpose_jax.{room}'):
+    if name not in COMMANDS and not name.startswith('benchmarks.'):
+      assert not [n for n in imports(name) if n.startswith(f'mrpose_jax.{room}')], name
+
+
+def test_the_cpus_forms_have_one_door():
+  users = [name for name in outside('mrpose_jax.cpu') if 'mrpose_jax.cpu' in str(imports(name))]
+  assert users == ['mrpose_jax.runtime.compilation']
+
+
+def test_the_input_pipeline_imports_leaves_alone():
+  for name in FILES:
+    if name.startswith('input_pipeline') and name not in COMMANDS:
+      ours = {other for other in imports(name) if other.startswith('mrpose_jax.')}
+      assert ours <= set(LEAVES), name
+
+
+@pytest.mark.parametrize('name', sorted(FILES))
+def test_no_alias_and_no_variable_hides_a_module(name):
+  """Only what the field writes so has an alias, such as `np`."""
+  modules = set()
+  for node in ast.walk(tree(name)):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      for alias in node.names:
+        public = alias.asname == alias.name  # a name that the package offers
+        assert alias.asname in (None, 'np', 'jnp', 'nn', 'ocp', 'tfds') or public, alias.asname
+        modules.add((alias.asname or alias.name).split('.')[0])
+  fields = {id(node.target) for node in ast.walk(tree(name)) if isinstance(node, ast.AnnAssign)}
+  for node in ast.walk(tree(name)):
+    if id(node) in fields:
+      continue  # of a class
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      assert node.id not in modules, f'{name}:{node.lineno}: {node.id}'
+    elif isinstance(node, ast.arg):
+      assert node.arg not in modules, f'{name}:{node.lineno}: {node.arg}'

@@ -1,0 +1,106 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from pycocotools import cocoeval
+
+from mrpose_jax import errors
+from mrpose_jax import skeletons
+
+
+@pytest.mark.parametrize(('known', 'k'), [(skeletons.COCO, 17), (skeletons.MPII, 16)])
+def test_known_skeletons_hold_together(known, k):
+  assert known.num_keypoints == len(set(known.keypoints)) == k
+  assert sorted(known.flip_pairs) == sorted(
+    tuple(sorted(pair)) for pair in skeletons.mirror_pairs(known.keypoints)
+  )
+  assert {i for limb in known.limbs for i in limb} == set(range(k))
+  for left, right in known.flip_pairs:
+    assert {known.side(left), known.side(right)} == {'left', 'right'}
+  order = skeletons.flip_order(known.flip_pairs, k)
+  np.testing.assert_array_equal(order[order], np.arange(k))
+
+
+def test_sigmas_are_pycocotools():
+  sigmas = cocoeval.Params('keypoints').kpt_oks_sigmas
+  np.testing.assert_allclose(skeletons.COCO.sigmas, sigmas)
+
+
+def test_from_dict_inverts_asdict_through_json():
+  fields = json.loads(json.dumps(dataclasses.asdict(skeletons.COCO)))
+  assert skeletons.from_dict(fields) == skeletons.COCO
+
+
+def test_from_category():
+  names = ['nose', 'left_paw', 'right_paw']
+  dog = skeletons.from_category(
+    {'name': 'dog', 'keypoints': names, 'skeleton': [[1, 2], [1, 3]]}, 'dogs.json'
+  )
+  assert dog.flip_pairs == ((1, 2),)
+  assert dog.limbs == ((0, 1), (0, 2))
+  assert dog.sigmas == (skeletons.ESTIMATED_SIGMA,) * 3
+  assert [dog.side(k) for k in range(3)] == ['middle', 'left', 'right']
+  official = {'name': 'person', 'keypoints': list(skeletons.COCO.keypoints)}
+  assert skeletons.from_category(official, 'x') is skeletons.COCO
+
+
+def test_bad_categories():
+  with pytest.raises(errors.DataError, match='lists no keypoints'):
+    skeletons.from_category({'name': 'person'}, 'instances_val2017.json')
+  with pytest.raises(errors.DataError, match='beyond 1'):
+    skeletons.from_category({'name': 'x', 'keypoints': ['a'], 'skeleton': [[1, 2]]}, 'x.json')
+
+
+@pytest.mark.parametrize(
+  ('left', 'right'),
+  [
+    ('left_ear', 'right_ear'),
+    ('Left Ear', 'Right Ear'),
+    ('L_Eye', 'R_Eye'),
+    ('leftEar', 'rightEar'),
+    ('front_paw_l', 'front_paw_r'),
+    ('RearPawL2', 'RearPawR2'),
+    ('l-1', 'r-1'),
+    ('左 left', '左 right'),
+  ],
+)
+def test_pairs_from_names(left, right):
+  names = ['tail', right, left]
+  assert skeletons.mirror_pairs(names) == ((2, 1),)
+  found = skeletons.Skeleton('x', tuple(names), (), ())
+  assert [found.side(k) for k in range(3)] == ['middle', 'right', 'left']
+
+
+def test_names_that_only_look_like_sides():
+  names = ['rump', 'lump', 'leftover', 'rightover', 'ear', 'r2', 'left_tip']
+  assert skeletons.mirror_pairs(names) == ()
+
+
+def test_what_is_estimated_is_said(caplog):
+  with caplog.at_level('INFO', 'mrpose_jax'):
+    skeletons.from_category(
+      {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}, 'd.json'
+    )
+  assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
+  assert 'without a partner on the other side: paw_l' in caplog.text
+  assert 'gives no OKS sigmas: 0.067 is taken for each keypoint' in caplog.text
+
+
+def test_sigmas_and_pairs_of_the_file(caplog):
+  fish = {'name': 'fish', 'keypoints': ['a', 'b', 'c'], 'sigmas': [0.1, 0.2, 0.3]}
+  found = skeletons.from_category(fish | {'flip_pairs': [['c', 'a']]}, 'fish.json')
+  assert found.sigmas == (0.1, 0.2, 0.3)
+  assert found.flip_pairs == ((2, 0),)
+  assert 'sigmas' not in caplog.text
+  for wrong, message in (
+    ({'sigmas': [0.1, 0.2]}, '3 positive numbers are needed'),
+    ({'sigmas': [0.1, 0.2, 0]}, '3 positive numbers are needed'),
+    ({'sigmas': ['a', 'b', 'c']}, 'are not numbers'),
+    ({'flip_pairs': [['a', 'd']]}, "there is no keypoint 'd' \\(a, b, c\\)"),
+    ({'flip_pairs': [['a', 'b'], ['b', 'c']]}, 'each name once'),
+    ({'flip_pairs': [['a', 'b', 'c']]}, 'pairs of names are needed'),
+    ({'keypoints': ['a', 'b', 'a']}, 'each needs a name of its own'),
+  ):
+    with pytest.raises(errors.DataError, match=rf"^fish\.json: .*'fish'.*{message}"):
+      skeletons.from_category(fish | wrong, 'fish.json')
