@@ -1,4 +1,4 @@
-"""Keypoints <-> heatmaps: Gaussian targets, peaks with a quarter offset, and the flip."""
+"""Keypoints to heatmaps and back: Gaussian targets, peaks with a quarter offset, flipping."""
 
 import dataclasses
 
@@ -10,14 +10,14 @@ from mrpose_jax import skeletons
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """One Gaussian a keypoint (Tompson et al. 2014, as in SimpleBaseline), and back.
+  """One Gaussian per keypoint (Tompson et al. 2014, as in SimpleBaseline), and its inverse.
 
   Attributes:
     image_size: (height, width) of the network's input.
     heatmap_size: (height, width) of the heatmaps, a quarter of it.
-    sigma: of the Gaussian, in heatmap pixels; cut off at 3 sigma.
+    sigma: standard deviation of the Gaussian in heatmap pixels; it is cut off at 3 sigma.
     offset: 'quarter' moves a peak a quarter of a pixel towards its higher neighbour (paper section
-      IV-A, Testing); 'none' keeps the peak's pixel.
+      IV-A, Testing); 'none' leaves it on its pixel.
   """
 
   image_size: tuple[int, int]
@@ -32,7 +32,7 @@ class Codec:
       raise ValueError(f'sigma {self.sigma}: must be positive')
 
   def encode(self, keypoints: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Target heatmaps.
+    """Draws target heatmaps.
 
     Args:
       keypoints: [..., K, 2] x, y in pixels of the network's input.
@@ -51,10 +51,10 @@ class Codec:
     return rows[..., :, None, :] * columns[..., None, :, :], weights
 
   def _profile(self, position, axis):
-    """The Gaussians along one axis, [..., size, K], and which of them touch the heatmap."""
+    """The Gaussians along one axis, [..., size, K], and whether each touches the heatmap."""
     size = self.heatmap_size[axis]
     radius = int(3 * self.sigma)
-    # Rounded as the released code rounds, towards zero after adding a half.
+    # The released code rounds like this: towards zero, after adding a half.
     center = jnp.trunc(position * (size / self.image_size[axis]) + 0.5)
     pixels = jnp.arange(size, dtype=jnp.float32).reshape((1,) * (center.ndim - 1) + (size, 1))
     distance = pixels - center[..., None, :]
@@ -63,9 +63,14 @@ class Codec:
     return jnp.where(jnp.abs(distance) <= radius, gaussian, 0.0), touches
 
   def decode(self, heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Peaks: [..., H, W, K] -> keypoints [..., K, 2] x, y in heatmap pixels, and scores [..., K].
+    """Finds the peaks of heatmaps.
 
-    A score is the height of the peak; a keypoint whose heatmap is nowhere positive is at (0, 0).
+    Args:
+      heatmaps: [..., H, W, K].
+
+    Returns:
+      keypoints [..., K, 2] x, y in heatmap pixels, and scores [..., K], the heights of the peaks. A
+      keypoint whose heatmap is nowhere positive is at (0, 0).
     """
     heatmaps = jnp.asarray(heatmaps)
     height, width, _ = heatmaps.shape[-3:]
@@ -80,26 +85,27 @@ class Codec:
     keypoints = jnp.stack([x, y], -1).astype(jnp.float32)
     if self.offset == 'quarter':
 
-      def value(move):  # of the heatmap beside its peak; [..., K]
+      def value_beside(move):  # value of each heatmap beside its peak, [..., K]
         index = jnp.clip(peak + move, 0, height * width - 1)
         return jnp.take_along_axis(flat, index[..., None, :], -2)[..., 0, :]
 
-      slope = jnp.stack([value(1) - value(-1), value(width) - value(-width)], -1)
-      # The released code leaves peaks alone that lie on the two outer rows and columns, low side,
-      # and on the last, high side.
+      slope_x = value_beside(1) - value_beside(-1)
+      slope_y = value_beside(width) - value_beside(-width)
+      slope = jnp.stack([slope_x, slope_y], -1)
+      # As in the released code, peaks on the first two rows and columns or on the last stay.
       inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
       keypoints += jnp.where(inside[..., None], 0.25 * jnp.sign(slope), 0.0)
     return jnp.where(scores[..., None] > 0, keypoints, 0.0), scores
 
 
 def flip_heatmaps(heatmaps: jax.Array, flip_pairs, shift: bool = True) -> jax.Array:
-  """Heatmaps [..., H, W, K] of a mirrored image, brought back to the image.
+  """Mirrors heatmaps of a mirrored image back.
 
   Args:
-    heatmaps: of the mirrored image.
-    flip_pairs: keypoints that change places, e.g. `skeleton.COCO.flip_pairs`.
-    shift: move them one pixel to the right (column 0 stays), since at a stride of 4 the mirrored
-      grid lies off by a part of a pixel; the released code's test does.
+    heatmaps: [..., H, W, K] of the mirrored image.
+    flip_pairs: pairs of keypoints that change places, e.g. `skeletons.COCO.flip_pairs`.
+    shift: move them one pixel to the right (column 0 stays), as the released code's test does. At a
+      stride of 4 the mirrored grid is off by a part of a pixel.
   """
   order = skeletons.flip_order(flip_pairs, heatmaps.shape[-1])
   flipped = jnp.asarray(heatmaps)[..., ::-1, order]

@@ -1,4 +1,4 @@
-"""The fields of every configuration, and the one typed string argument that a config file takes."""
+"""The fields of every configuration, and the parser of the argument of a config file."""
 
 import difflib
 
@@ -10,127 +10,134 @@ RECIPES = ('paper', 'released')
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The paper's COCO recipe; the other files change what differs."""
+  """Returns the paper's COCO recipe; the config files override the fields that differ."""
   config = ml_collections.ConfigDict()
-  # Of parameters, shuffling and augmentation.
+  # Random seed for initialisation, shuffling and augmentation.
   config.seed = 0
 
   config.model = ml_collections.ConfigDict()
-  # simple_baseline, mrheatnet1, mrheatnet2, mrfeanet1 or mrfeanet2.
+  # Network: simple_baseline, mrheatnet1, mrheatnet2, mrfeanet1 or mrfeanet2.
   config.model.network = 'mrfeanet2'
-  # Layers of the ResNet: 18, 34, 50, 101 or 152.
+  # Number of layers of the ResNet: 18, 34, 50, 101 or 152.
   config.model.depth = 50
-  # Channels of the stem; 64 in the paper.
+  # Number of channels of the stem; the paper uses 64.
   config.model.width = 64
-  # Of the computation: 'float32' or 'bfloat16'.
+  # Number type of the network's computation: 'float32' or 'bfloat16'.
   config.model.dtype = 'float32'
-  # Parts of a batch with batch norm statistics of their own: batch_size / 64 is as in the paper.
+  # Number of groups of a batch with separate batch norm statistics; batch_size / 64 gives groups of
+  # 64 people, as in the paper.
   config.model.norm_groups = 1
-  # Compute each stage again in the backward pass: less memory, a third more arithmetic.
+  # Recompute each stage in the backward pass: less memory, a third more arithmetic.
   config.model.remat = False
-  # A max-pool that XLA's deterministic mode for GPUs takes.
+  # Use a max-pool whose gradient XLA's deterministic mode for GPUs supports.
   config.model.deterministic = False
-  # 'rgb', or 'bgr' for released weights that were trained so.
+  # Channel order of the network's input: 'rgb', or 'bgr' for released weights trained on BGR.
   config.model.channel_order = 'rgb'
-  # Weights to start from: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir
-  # of a run; a head for another number of keypoints starts afresh. '' for none.
+  # Initial weights: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir of a
+  # run; with another number of keypoints the heatmap head is initialised anew. '' for none.
   config.model.pretrained = ''
 
   config.data = ml_collections.ConfigDict()
   # Prepared data set: coco, mpii or synthetic_people.
   config.data.name = 'coco'
-  # Folder of prepared data.
+  # Folder of the prepared data.
   config.data.data_dir = 'runs/data'
-  # (height, width) of the network's input, multiples of 32.
+  # (height, width) of the network's input in pixels, multiples of 32.
   config.data.image_size = (256, 192)
-  # Pairs of keypoint names that mirroring swaps, e.g. (('left_ear', 'right_ear'),); () keeps what
-  # the prepared data say.
+  # Pairs of keypoint names that mirroring swaps, e.g. (('left_ear', 'right_ear'),); () keeps those
+  # of the prepared data.
   config.data.flip_pairs = ()
-  # OKS sigmas, one for each keypoint; () keeps what the prepared data say.
+  # OKS sigmas, one per keypoint; () keeps those of the prepared data.
   config.data.sigmas = ()
-  # Standard deviation of the target Gaussians, in heatmap pixels.
+  # Standard deviation of the target Gaussians in heatmap pixels.
   config.data.sigma = 2.0
-  # Processes that decode; 0 decodes in threads.
+  # Number of processes that decode images; 0 decodes in threads.
   config.data.num_workers = 0
 
   config.augment = ml_collections.ConfigDict()
-  # Degrees.
+  # Rotation in degrees: the maximum if augment.draw is 'uniform', the standard deviation if
+  # 'normal'.
   config.augment.rotation = 30.0
-  # Fraction of the region's size.
+  # Change of the region's size as a fraction: the maximum or standard deviation, as for rotation.
   config.augment.scale = 0.4
-  # Probability.
+  # Probability of mirroring.
   config.augment.flip = 0.5
-  # 'uniform' or 'normal', see input_pipeline/augment.py.
+  # Distribution of rotation and scale: 'uniform' or 'normal', see
+  # input_pipeline/device/augment.py.
   config.augment.draw = 'uniform'
 
   config.train = ml_collections.ConfigDict()
-  # People a step, over all devices.
+  # Number of people per training step, over all devices.
   config.train.batch_size = 64
-  # Parts that a batch is computed in, one after the other, where it does not fit at once.
+  # Number of parts of a batch that are computed one after the other, to save memory.
   config.train.accumulate = 1
-  # How often each person is seen.
+  # Number of epochs of training.
   config.train.epochs = 170.0
-  # Of Adam, before the first drop.
+  # Adam's initial learning rate.
   config.train.learning_rate = 1e-3
   # Epochs after which the learning rate drops.
   config.train.drop_epochs = (120.0, 150.0)
-  # What it is then multiplied by.
+  # Factor that each drop multiplies the learning rate by.
   config.train.drop_factor = 0.1
-  # Steps between two lines of metrics.
+  # Steps between two logged lines of metrics.
   config.train.log_every = 100
-  # Steps between two checkpoints, besides those that are evaluated.
+  # Number of early steps to record in a profiler trace below WORKDIR/profile; 0 records none.
+  config.train.profile_steps = 0
+  # Steps between two checkpoints; each evaluation also saves one.
   config.train.checkpoint_every = 1000
-  # Go on in a workdir whose run had another data set, seed or batch size.
+  # Allow resuming in a workdir whose run used another data set, seed or batch size.
   config.train.allow_other_data = False
-  # Project of Weights & Biases to log to as well (pip install 'mrpose_jax[wandb]'); '' for none.
+  # Weights & Biases project to log to as well (pip install 'mrpose_jax[wandb]'); '' for none.
   config.train.wandb = ''
   # Epochs between two evaluations, each with a checkpoint.
   config.train.evaluate_every = 1.0
 
   config.eval = ml_collections.ConfigDict()
-  # People a step, over all devices.
+  # Number of people per evaluation step, over all devices.
   config.eval.batch_size = 64
-  # Side in pixels of the patches; a region that shows more of its image is scaled down to it.
+  # Side in pixels of the square image patches; a larger region is scaled down to it.
   config.eval.canvas = 640
-  # Average with the mirrored image's heatmaps.
+  # Average the heatmaps with those of the mirrored image.
   config.eval.flip_test = True
-  # Of a peak: 'quarter' or 'none'.
+  # Offset that decoding adds to a heatmap's peak: 'quarter' of a pixel, or 'none'.
   config.eval.offset = 'quarter'
-  # COCO detection file to take boxes from; '' takes the annotated boxes.
+  # COCO detection file whose boxes are used; '' uses the annotated boxes.
   config.eval.detections = ''
-  # Detections below this score are left out.
+  # Detections with a score below this are ignored.
   config.eval.detection_threshold = 0.0
-  # Keypoints above this score count in a person's score.
+  # Only keypoints with a score above this count in a person's score.
   config.eval.keypoint_threshold = 0.2
-  # Of two people more similar than this, the lower one goes.
+  # OKS above which the lower-scored one of two people is removed as a duplicate.
   config.eval.oks_threshold = 0.9
   return config
 
 
 def parse_argument(argument: str | None, **defaults) -> ml_collections.ConfigDict:
-  """'mrfeanet2,depth=152' -> {'network': 'mrfeanet2', 'depth': 152}, typed by the defaults.
+  """Parses 'mrfeanet2,depth=152' to {'network': 'mrfeanet2', 'depth': 152}, typed by the defaults.
 
   Args:
-    argument: what follows the colon in --config=FILE:ARGUMENT; a part without '=' is the network.
-    **defaults: the arguments that the config takes.
+    argument: text after the colon in --config=FILE:ARGUMENT; a part without '=' is the network.
+    **defaults: default value of each argument of the config file.
 
   Raises:
-    ConfigError: an argument that is not there, or a value of another type.
+    ConfigError: an unknown argument, or a value of another type.
   """
   values = dict(defaults)
   for part in filter(None, (argument or '').split(',')):
     name, value = part.split('=', 1) if '=' in part else ('network', part)
     if name not in defaults:
-      near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.0)[0]
+      nearest = difflib.get_close_matches(name, defaults, n=1, cutoff=0.0)[0]
       raise errors.ConfigError(
-        f'unknown config argument {name!r}: did you mean {near!r}? '
-        f'(there are {", ".join(defaults)})'
+        f'unknown config argument {name!r}: did you mean {nearest!r}? '
+        f'(possible: {", ".join(defaults)})'
       )
     try:
       values[name] = type(defaults[name])(value)
     except ValueError as error:
-      kind = type(defaults[name]).__name__
-      raise errors.ConfigError(f'config argument {name}={value}: not of type {kind}') from error
+      type_name = type(defaults[name]).__name__
+      raise errors.ConfigError(
+        f'config argument {name}={value}: not of type {type_name}'
+      ) from error
   return ml_collections.ConfigDict(values)
 
 

@@ -1,4 +1,4 @@
-"""A network on a validation split: every person once, the field's metrics, files and pictures."""
+"""Evaluates a network on the validation split and writes metrics, predictions and pictures."""
 
 import logging
 import pathlib
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.formats import coco_json
+from input_pipeline.formats import detection_files
 from input_pipeline.host import image_files
 from input_pipeline.host import loader
 from mrpose_jax import predict
@@ -28,24 +29,24 @@ from mrpose_jax.runtime import parallel
 log = logging.getLogger(__name__)
 
 NUM_PICTURES = 12
-# The first of these that a data set has says which checkpoint is the best.
+# Checkpoints are compared by the first of these metrics that the data set has.
 PRIMARY = ('AP', 'Mean', 'PCK@0.2')
 
 
 def predict_split(
   predict_step, variables, dataset, config, mesh, between_batches=lambda: None
 ) -> dict[str, np.ndarray]:
-  """Predictions for every box of split validation, in order of their images' ids.
+  """Predicts the keypoints in every box of split validation, in the order of image ids.
 
-  Every process predicts its share of the images and returns those of all.
+  Every process predicts its share of the images, and returns the predictions of all processes.
 
   Args:
     predict_step: jitted `predict.make_predict_people` whose result is split over the devices.
-    variables: of the network, on the mesh.
+    variables: the network's variables, on the mesh.
     dataset: from `loader.open_dataset`.
     config: the configuration.
     mesh: from `parallel.data_mesh`.
-    between_batches: called before each batch.
+    between_batches: function that is called before each batch.
 
   Returns:
     {'image_ids' [N], 'person_ids' [N], 'keypoints' [N, K, 3] x, y in image pixels, score,
@@ -53,7 +54,7 @@ def predict_split(
   """
   detections = None
   if config.eval.detections:
-    detections = detections.read(
+    detections = detection_files.read(
       config.eval.detections, config.eval.detection_threshold, dataset.category_id
     )
   batches = loader.evaluation_batches(
@@ -70,10 +71,10 @@ def predict_split(
     between_batches()
     keypoints.append(predict_step(variables, batch))
     rows.append(kept)
-  # Each process has a row for each person of its images, and fillers, which are left out.
+  # The last rows of a batch may be fillers, which are left out.
   parallel.wait_for_all('predictions')
-  real = [parallel.local_rows(k)[: len(kept.image_ids)] for k, kept in zip(keypoints, rows)]
-  keypoints = parallel.gather_rows(np.concatenate(real))
+  keypoints = [parallel.local_rows(k)[: len(kept.image_ids)] for k, kept in zip(keypoints, rows)]
+  keypoints = parallel.gather_rows(np.concatenate(keypoints))
   columns = loader.Rows(*(parallel.gather_rows(np.concatenate(column)) for column in zip(*rows)))
   order = np.argsort(columns.image_ids, kind='stable')
   return {
@@ -88,11 +89,11 @@ def predict_split(
 
 
 def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-  """The data set's metrics, and the predictions that they were taken from.
+  """Computes the data set's metrics, and returns them with the predictions that count.
 
-  COCO and data sets of its form: rescoring, OKS NMS, pycocotools' ten numbers in 0..1. MPII: PCKh
-  in per cent where the benchmark's ground truth was prepared, and PCK@0.2 of equation (3). A test
-  set, whose ground truth is not published, has no metrics.
+  For COCO and data sets of its form these are pycocotools' ten numbers in 0..1 after rescoring and
+  OKS NMS. For MPII they are PCKh in per cent, if the benchmark's ground truth was prepared, and
+  PCK@0.2 of equation (3). A test set has none, because its ground truth is not published.
   """
   labelled = 'validation' not in dataset.test_sets
   if dataset.skeleton.sigmas:
@@ -119,14 +120,14 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
 
 
 def primary(metrics: dict[str, float]) -> float:
-  """The number that says which checkpoint is the best: AP, PCKh or PCK."""
+  """The metric by which checkpoints are compared: AP, PCKh or PCK."""
   return next(metrics[name] for name in PRIMARY if name in metrics)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
-  """Evaluates the best checkpoint of a workdir, or the one whose folder is given.
+  """Evaluates the best checkpoint of a workdir, or the checkpoint whose folder is given.
 
-  Writes eval/STEP/{predictions.json,metrics.json,pictures/} in the workdir and prints a table.
+  It writes eval/STEP/{predictions.json,metrics.json,pictures/} in the workdir and prints a table.
 
   Raises:
     ConfigError, DataError, CheckpointError: with one line that says what to do.
@@ -159,10 +160,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
 
 
 def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
-  """Writes eval/STEP/ and returns it: metrics.json, predictions.json, errors.json, pictures/.
+  """Writes metrics.json, predictions.json, errors.json and pictures/ to eval/STEP/.
 
-  In the forms that the benchmarks' servers take: for MPII pred.mat, for a COCO test set
-  person_keypoints_SET_mrpose_results.zip. Of several processes, the first writes.
+  It also writes what the benchmarks' servers accept: pred.mat for MPII, and
+  person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone writes.
+
+  Returns:
+    The folder eval/STEP.
   """
   folder = pathlib.Path(workdir) / 'eval' / str(step)
   if not parallel.is_main():
@@ -184,7 +188,7 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
 
 
 def draw_pictures(kept, dataset, folder: pathlib.Path):
-  """The first images of the validation split with their predicted people, and one sheet of them."""
+  """Draws the predicted people on the first validation images, and a sheet of these pictures."""
   folder.mkdir(parents=True, exist_ok=True)
   source = dataset.source('validation')
   wanted = set(kept['image_ids'].tolist())
@@ -204,14 +208,16 @@ def draw_pictures(kept, dataset, folder: pathlib.Path):
 
 
 def _pck_of_annotations(kept, dataset):
-  """PCK@0.2 of equation (3) against the records' own annotations."""
-  people = {}
+  """PCK@0.2 of equation (3) against the annotations in the records."""
+  keypoints_of, visible_of = {}, {}
   for record in dataset.source('validation'):
-    found = {name: np.asarray(value) for name, value in record['people'].items()}
-    for i, number in enumerate(found['person_id'].tolist()):
-      people[number] = (found['keypoints'][i], found['visible'][i])
-  target = np.stack([people[number][0] for number in kept['person_ids'].tolist()])
-  visible = np.stack([people[number][1] for number in kept['person_ids'].tolist()])
+    people = {name: np.asarray(value) for name, value in record['people'].items()}
+    for i, person_id in enumerate(people['person_id'].tolist()):
+      keypoints_of[person_id] = people['keypoints'][i]
+      visible_of[person_id] = people['visible'][i]
+  person_ids = kept['person_ids'].tolist()
+  target = np.stack([keypoints_of[person_id] for person_id in person_ids])
+  visible = np.stack([visible_of[person_id] for person_id in person_ids])
   length = pck.torso_length(target, visible, dataset.skeleton)
   table = pck.pck(kept['keypoints'][..., :2], target, length, visible, threshold=0.2)
   return {'PCK@0.2': table['Mean']}

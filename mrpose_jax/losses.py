@@ -1,13 +1,14 @@
-"""What training minimises."""
+"""The loss that training minimises."""
 
 import jax
 from jax import numpy as jnp
 
 
 def keypoint_mse_loss(predicted: jax.Array, target: jax.Array, weights: jax.Array) -> jax.Array:
-  """Half the mean squared error between heatmaps, unlabelled keypoints counting as zero.
+  """Half the mean squared error between heatmaps, with unlabelled keypoints weighted zero.
 
-  Equation (1) of the paper, times one half as in the released code so that logged losses compare.
+  This is equation (1) of the paper times one half, as in the released code, so that logged losses
+  can be compared.
 
   Args:
     predicted: [N, H, W, K].
@@ -18,7 +19,7 @@ def keypoint_mse_loss(predicted: jax.Array, target: jax.Array, weights: jax.Arra
     A float32 scalar: the mean over N, H, W and K.
 
   Raises:
-    ValueError: shapes that do not belong together.
+    ValueError: the shapes do not match.
   """
   if predicted.shape != target.shape or weights.shape != predicted.shape[:1] + predicted.shape[3:]:
     raise ValueError(

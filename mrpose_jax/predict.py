@@ -1,4 +1,4 @@
-"""From images and boxes to keypoints in the images' pixels."""
+"""From images and boxes to keypoints in image pixels: pure functions."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from mrpose_jax.models import pose_network
 
 
 def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_network.PoseNetwork:
-  """The network that a configuration describes."""
+  """Builds the network that a configuration describes."""
   model = config.model
   return pose_network.create_model(
     model.network,
@@ -30,7 +30,7 @@ def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_netw
 
 
 def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
-  """The codec that a configuration describes."""
+  """Builds the codec that a configuration describes."""
   height, width = config.data.image_size
   return codecs.Codec(
     image_size=(height, width),
@@ -43,10 +43,10 @@ def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
 def make_predict_heatmaps(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
 ) -> Callable[[dict, batching.PersonBatch], tuple[jax.Array, jax.Array]]:
-  """The pure function (variables, PersonBatch) -> inputs [N, H, W, 3], heatmaps [N, h, w, K].
+  """Returns the pure function (variables, PersonBatch) -> inputs, heatmaps.
 
-  The normalised crops, and what the network says of them: with the flip test, the mean over the
-  crops and their mirror images.
+  The inputs are the normalised crops [N, H, W, 3]. The heatmaps are [N, h, w, K]; with the flip
+  test they are the mean over the crops and their mirror images.
   """
   crop, to_heatmaps, _ = _parts(config, skeleton)
 
@@ -60,9 +60,10 @@ def make_predict_heatmaps(
 def make_predict_people(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
 ) -> Callable[[dict, batching.PersonBatch], jax.Array]:
-  """The pure function (variables, PersonBatch) -> [N, K, 3] x, y in image pixels, score.
+  """Returns the pure function (variables, PersonBatch) -> [N, K, 3] x, y in image pixels, score.
 
-  Crop, network, flip test, decoding and the way back to the image; only numbers leave the device.
+  It crops, runs the network and the flip test, decodes and maps the keypoints back to the image, so
+  that only keypoints leave the device.
   """
   crop, to_heatmaps, to_people = _parts(config, skeleton)
 
@@ -75,24 +76,24 @@ def make_predict_people(
 def make_predict_fn(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton, aspect: float, padding: float
 ) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
-  """The pure function (variables, images, boxes) -> people, for whole images on the device.
+  """Returns the pure function (variables, images, boxes) -> people, for whole images.
 
-  It crops, runs the network and the flip test, decodes, and returns to image pixels. Use it inside
-  jit, vmap, shard_map or jax.export.
+  It crops, runs the network and the flip test, decodes and maps the keypoints back to the images.
+  Use it inside jit, vmap, shard_map or jax.export.
 
   - images: uint8 [N, H, W, 3] RGB.
-  - boxes: [N, M, 4] x, y, width, height in pixels, M people in each image. Rows without area, to
-    fill up an image that has fewer, give zeros.
+  - boxes: [N, M, 4] x, y, width, height in pixels, M people in each image. Rows without area, which
+    fill up images with fewer people, give zeros.
   - people: float32 [N, M, K, 3] x, y in image pixels, score.
 
-  It samples an image by bilinear interpolation whatever a box's size; the `Predictor` first
-  averages a region larger than `eval.canvas` down to it, and is the same for all others.
+  It samples images by bilinear interpolation, whatever the size of a box. The `Predictor` gives
+  the same keypoints, except that it first averages a region larger than `eval.canvas` to that size.
 
-  For shard_map, first place the variables on the mesh by jax.device_put.
+  For shard_map, first place the variables on the mesh with jax.device_put.
 
   Args:
-    config, skeleton: of the network.
-    aspect, padding: of the crops, see `box_to_region`.
+    config, skeleton: configuration and skeleton of the network.
+    aspect, padding: shape of the crops, see `geometry.box_to_region`.
   """
   crop, to_heatmaps, to_people = _parts(config, skeleton)
 
@@ -119,7 +120,7 @@ def make_predict_fn(
 
 
 def _parts(config, skeleton):
-  """Three pure functions: a PersonBatch's inputs, their heatmaps, and the people in these."""
+  """Three pure functions: PersonBatch to inputs, inputs to heatmaps, heatmaps to people."""
   model, codec = model_of(config, skeleton.num_keypoints), codec_of(config)
   order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
   flip_test, channel_order = config.eval.flip_test, config.model.channel_order
@@ -130,7 +131,7 @@ def _parts(config, skeleton):
   def to_heatmaps(variables, inputs):
     if not flip_test:
       return model.apply(variables, inputs, train=False)
-    # Each beside its mirror image, so that both stay on the device that has the person.
+    # Each crop is followed by its mirror image, so that both stay on the same device.
     both = jnp.stack([inputs, inputs[:, :, ::-1]], 1)  # [N, 2, H, W, 3]
     heatmaps = model.apply(variables, both.reshape(-1, *inputs.shape[1:]), train=False)
     heatmaps = heatmaps.reshape(-1, 2, *heatmaps.shape[1:])

@@ -1,4 +1,4 @@
-"""A trained network, ready for images: `load_predictor` and what it returns."""
+"""Trained networks that take images: `load_predictor` and the `Predictor` that it returns."""
 
 import itertools
 import os
@@ -29,14 +29,14 @@ BOX_FORMATS = {'xywh': 'x, y, width, height', 'xyxy': 'left, top, right, bottom'
 
 
 class Predictor:
-  """A trained network, ready for images; made by `load_predictor`.
+  """A trained network that takes images; `load_predictor` makes it.
 
   Attributes:
-    config: of the training run.
-    skeleton: names of the keypoints it predicts.
-    step: of the checkpoint.
-    variables: of the network, batch norm folded into its convolutions, on the device.
-    predict_fn: (variables, images, boxes) -> people, pure; see `make_predict_fn`.
+    config: configuration of the training run.
+    skeleton: the keypoints that the network predicts.
+    step: step of the checkpoint.
+    variables: the network's variables on the device, with batch norm folded into convolutions.
+    predict_fn: pure function (variables, images, boxes) -> people, see `predict.make_predict_fn`.
   """
 
   def __init__(
@@ -65,32 +65,32 @@ class Predictor:
     boxes: np.ndarray | Sequence | None = None,
     box_format: str = 'xywh',
   ) -> np.ndarray | list[np.ndarray]:
-    """Keypoints of the people in these boxes.
+    """Predicts the keypoints of the people in the boxes.
 
-    The people of all images go through the network together, in batches of `eval.batch_size`. The
-    last batch is filled up to 1, 2, 4, ... people, so that few programs are compiled, whatever the
-    images' sizes. Files are read one by one.
+    The people of all images share batches of `eval.batch_size`. The last batch is filled up to 1,
+    2, 4, ... people, so that few programs are compiled, whatever the sizes of the images. Files are
+    read one by one.
 
     Args:
-      images: one image or a list of them: uint8 [H, W, 3] RGB of NumPy or JAX, Pillow images, or
-        paths. As in annotation files, an EXIF orientation is ignored.
-      boxes: [N, 4] pixels, each around one person; None takes the whole image for one. For a list
-        of images, None or a list of these.
+      images: one image or a list of images. An image is a uint8 array [H, W, 3] RGB of NumPy or
+        JAX, a Pillow image, or a path. As in annotation files, an EXIF orientation is ignored.
+      boxes: [N, 4] pixels, each around one person; None means that the whole image is one person.
+        For a list of images, None or a list of such boxes.
       box_format: 'xywh' (x, y, width, height) or 'xyxy' (left, top, right, bottom).
 
     Returns:
-      float32 [N, K, 3]: x, y in image pixels, score. For a list of images, a list of these.
+      float32 [N, K, 3]: x, y in image pixels, score. For a list of images, a list of such arrays.
 
     Raises:
       ValueError: an image or boxes of another shape or type, or boxes without area.
-      DataError: a file that is no image.
+      DataError: a file is not an image.
 
     >>> predictor = load_predictor('runs/quickstart')
     >>> predictor('photo.jpg', [[20, 10, 60, 90], [90, 15, 50, 80]]).shape
     (2, 17, 3)
     >>> image = np.zeros((120, 160, 3), np.uint8)
     >>> people = predictor(['photo.jpg', image], [[[20, 10, 80, 100]], None], box_format='xyxy')
-    >>> [found.shape for found in people]
+    >>> [keypoints.shape for keypoints in people]
     [(1, 17, 3), (1, 17, 3)]
     """
     if not isinstance(images, list | tuple):
@@ -100,32 +100,33 @@ class Predictor:
       raise ValueError(f'{len(images)} images and boxes for {len(boxes)}')
     counts = []
 
-    def examples():
-      for image, found in zip(images, boxes):
-        pixels, found = _checked(image, found, box_format)
-        counts.append(len(found))
-        yield from self._examples(pixels, found)
+    def examples_of_all():
+      for image, image_boxes in zip(images, boxes):
+        pixels, image_boxes = _checked(image, image_boxes, box_format)
+        counts.append(len(image_boxes))
+        yield from self._examples(pixels, image_boxes)
 
     people = [np.zeros((0, self.skeleton.num_keypoints, 3), np.float32)]
-    stream = examples()
-    while batch := list(itertools.islice(stream, self.config.eval.batch_size)):
-      people[-1] = np.asarray(people[-1])  # the device worked on it while this batch was read
+    examples = examples_of_all()
+    while batch := list(itertools.islice(examples, self.config.eval.batch_size)):
+      people[-1] = np.asarray(people[-1])  # the device computed it while this batch was read
       people.append(self._predict_batch(batch))
     people = np.concatenate(people)[: sum(counts)]  # the last batch was filled up
     return np.split(people, np.cumsum(counts)[:-1]) if counts else []
 
   def heatmaps(self, image: ImageLike, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the network sees of one person, and its heatmaps, flip test included.
+    """Returns the crop of one person and its heatmaps, flip test included.
 
     Args:
-      image: as for calling the predictor.
+      image: see `__call__`.
       box: [4] x, y, width, height in pixels.
 
     Returns:
-      The crop as uint8 RGB of the network's input size, and float32 [h, w, K] of a quarter of it.
+      The crop, uint8 [H, W, 3] RGB of the network's input size, and the heatmaps, float32
+      [H/4, W/4, K].
 
     Raises:
-      ValueError, DataError: as for calling the predictor.
+      ValueError, DataError: see `__call__`.
     """
     pixels, boxes = _checked(image, np.reshape(box, (1, -1)), 'xywh')
     examples = batching.stack(list(self._examples(pixels, boxes)), self.config.eval.canvas)
@@ -140,7 +141,7 @@ class Predictor:
     return self._predict(examples)
 
   def _examples(self, image, boxes):
-    """Yields what a batch needs of each box."""
+    """Yields a PersonBatch row for each box."""
     center, size = geometry.box_to_region(boxes, **self._region)
     low, high = geometry.reach(center, size)
     canvas = self.config.eval.canvas
@@ -151,7 +152,7 @@ class Predictor:
 
 
 def _checked(image, boxes, box_format):
-  """uint8 [H, W, 3] and boxes [N, 4] xywh, the whole image for None; raises ValueError."""
+  """Returns uint8 [H, W, 3] and boxes [N, 4] xywh, or raises ValueError."""
   if isinstance(image, str | os.PathLike):
     image = image_files.read(image)
   elif isinstance(image, Image.Image):
@@ -184,28 +185,28 @@ def load_predictor(
   offset: str | None = None,
   batch_size: int | None = None,
 ) -> Predictor:
-  """The predictor of a training run's best step, or of one checkpoint.
+  """Makes the predictor of a training run's best step, or of one checkpoint.
 
   Args:
-    workdir: of a training run, or a checkpoint's own folder WORKDIR/checkpoints/STEP.
-    flip_test, offset, batch_size: in place of the run's own `config.eval`.
+    workdir: workdir of a training run, or the folder WORKDIR/checkpoints/STEP of a checkpoint.
+    flip_test, offset, batch_size: replace the values of the run's own `config.eval`.
 
   Raises:
-    CheckpointError: no usable checkpoint there.
-    ValueError: an offset that is neither 'quarter' nor 'none', or a batch size below 1.
+    CheckpointError: there is no usable checkpoint.
+    ValueError: the offset is neither 'quarter' nor 'none', or the batch size is below 1.
 
   >>> predictor = load_predictor('runs/quickstart', flip_test=False, batch_size=16)
   >>> predictor.skeleton.keypoints[0]
   'nose'
-  >>> jax.jit(predictor.predict_fn)(
-  ...   predictor.variables, jnp.zeros((1, 90, 120, 3), jnp.uint8), jnp.array([[[9.0, 9, 50, 70]]])
-  ... ).shape
+  >>> images = np.zeros((1, 90, 120, 3), np.uint8)
+  >>> boxes = np.array([[[9, 9, 50, 70]]], np.float32)
+  >>> jax.jit(predictor.predict_fn)(predictor.variables, images, boxes).shape
   (1, 1, 17, 3)
   """
   variables, meta, step = restore(workdir)
   config = ml_collections.ConfigDict(meta['config'])
-  given = {'flip_test': flip_test, 'offset': offset, 'batch_size': batch_size}
-  config.eval.update({name: value for name, value in given.items() if value is not None})
+  settings = {'flip_test': flip_test, 'offset': offset, 'batch_size': batch_size}
+  config.eval.update({name: value for name, value in settings.items() if value is not None})
   if config.eval.batch_size < 1:
     raise ValueError(f'batch_size {batch_size}: must be at least 1')
   skeleton, crops = skeletons.from_dict(meta['skeleton']), meta['crops']
@@ -213,10 +214,13 @@ def load_predictor(
 
 
 def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
-  """Variables, `meta` and step of a training run's best checkpoint, or of the one that is named.
+  """Restores a training run's best checkpoint, or the checkpoint whose folder is given.
+
+  Returns:
+    Its variables on this process's first device, its `meta`, and its step.
 
   Raises:
-    CheckpointError: no usable checkpoint there.
+    CheckpointError: there is no usable checkpoint.
   """
   workdir, step = checkpoint.locate(pathlib.Path(workdir).expanduser())
   checkpoints = checkpoint.Checkpoints(workdir)
@@ -226,15 +230,15 @@ def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
   num_keypoints = len(meta['skeleton']['keypoints'])
   model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
   target = train_state.abstract_variables(model)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))
   checkpoints.close()
   return variables, meta, step
 
 
 def _complete(config):
-  """A stored configuration, with defaults for fields that came after it."""
-  whole = defaults.get_config().to_dict()
+  """A stored configuration, with defaults for fields that are newer than it."""
+  complete = defaults.get_config().to_dict()
   for name, value in config.items():
-    whole[name] = whole.get(name, {}) | value if isinstance(value, dict) else value
-  return whole
+    complete[name] = complete.get(name, {}) | value if isinstance(value, dict) else value
+  return complete

@@ -1,10 +1,11 @@
-"""Training: the pure step first, the loop that wires everything last."""
+"""Training: the pure step first, then the parts of a run, and the loop last."""
 
 import contextlib
 import dataclasses
 import functools
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import metric_writer
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import preemption
+from mrpose_jax.runtime import profiling
 from mrpose_jax.runtime import progress_bar
 from mrpose_jax.weights import importing
 
@@ -41,15 +43,15 @@ class Examples(NamedTuple):
   """What the network learns from in one step.
 
   Attributes:
-    drawn: how the crops were varied.
+    draws: how each crop was augmented.
     inputs: [N, H, W, 3] normalised crops.
-    keypoints: [N, K, 2] xy in their pixels.
-    visible: [N, K], above 0 where labelled.
+    keypoints: [N, K, 2] xy in pixels of the crops.
+    visible: [N, K], above 0 where the keypoint is labelled.
     target: [N, h, w, K] heatmaps.
     weights: [N, K] of the heatmaps in the loss.
   """
 
-  drawn: augment.Draw
+  draws: augment.Draw
   inputs: jax.Array
   keypoints: jax.Array
   visible: jax.Array
@@ -63,19 +65,22 @@ def make_examples(
   skeleton: skeletons.Skeleton,
   seed: int,
   channel_order: str = 'rgb',
-):
-  """The pure function (step, PersonBatch) -> Examples; draws from (seed, step) alone."""
+) -> Callable[[jax.Array, tuple], Examples]:
+  """Returns the pure function (step, PersonBatch) -> Examples.
+
+  Augmentation is drawn from (seed, step) alone.
+  """
   order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
 
-  def examples(step, batch):
+  def examples_of(step, batch):
     key = jax.random.fold_in(jax.random.key(seed), step)
-    drawn = augment.draw(key, batch.patches.shape[0], augmentation)
+    draws = augment.draw(key, batch.patches.shape[0], augmentation)
     inputs, keypoints, visible = augment.crop_people(
-      batch, drawn, codec.image_size, order, channel_order
+      batch, draws, codec.image_size, order, channel_order
     )
-    return Examples(drawn, inputs, keypoints, visible, *codec.encode(keypoints, visible))
+    return Examples(draws, inputs, keypoints, visible, *codec.encode(keypoints, visible))
 
-  return examples
+  return examples_of
 
 
 def make_train_step(
@@ -87,35 +92,35 @@ def make_train_step(
   seed: int,
   channel_order: str = 'rgb',
   accumulate: int = 1,
-):
-  """The pure function (TrainState, PersonBatch) -> (TrainState, {'loss', 'gradient_norm'}).
+) -> Callable[[train_state.TrainState, tuple], tuple[train_state.TrainState, dict]]:
+  """Returns the pure function (TrainState, PersonBatch) -> (TrainState, metrics).
 
-  With `accumulate`, the batch goes through the network in so many parts, of which every one has its
-  own batch statistics, and one update is made of their mean gradient.
+  The metrics are 'loss' and 'gradient_norm', scalars on the device. With `accumulate`, the network
+  sees the batch in that many parts, each normalised by its own batch statistics, and one update is
+  made with their mean gradient.
 
-  A step whose loss or gradients are not finite changes nothing but `diverged`, and so do all later
-  ones.
+  A step whose loss or gradient is not finite changes nothing but `diverged`, and so do all later
+  steps.
 
-  Augmentation is drawn from (seed, step) alone. Under jit with a batch that is split over devices,
-  losses, gradients and batch norm's statistics are those of the whole batch.
+  Under jit with a batch that is split over devices, loss, gradients and batch statistics are those
+  of the whole batch.
   """
-  make = make_examples(codec, augmentation, skeleton, seed, channel_order)
+  examples_of = make_examples(codec, augmentation, skeleton, seed, channel_order)
+
+  def loss_fn(params, batch_stats, inputs, target, weights):
+    variables = {'params': params, 'batch_stats': batch_stats}
+    heatmaps, updated = model.apply(variables, inputs, train=True, mutable=['batch_stats'])
+    return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
   def train_step(state, batch):
-    examples = make(state.step, batch)
-
-    def loss_of(params, batch_stats, inputs, target, weights):
-      heatmaps, updated = model.apply(
-        {'params': params, 'batch_stats': batch_stats}, inputs, train=True, mutable=['batch_stats']
-      )
-      return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
-
-    gradients_of = functools.partial(jax.value_and_grad(loss_of, has_aux=True), state.params)
-    learnt = examples.inputs, examples.target, examples.weights
+    examples = examples_of(state.step, batch)
+    arrays = examples.inputs, examples.target, examples.weights
     if accumulate == 1:
-      (loss, batch_stats), gradients = gradients_of(state.batch_stats, *learnt)
+      (loss, batch_stats), gradients = grad_fn(state.params, state.batch_stats, *arrays)
     else:
-      loss, batch_stats, gradients = _in_parts(gradients_of, state, learnt, accumulate)
+      loss, batch_stats, gradients = _accumulate(grad_fn, state, arrays, accumulate)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
       step=state.step + 1,
@@ -124,7 +129,7 @@ def make_train_step(
       opt_state=opt_state,
     )
     gradient_norm = optax.tree.norm(gradients)
-    # The host looks at losses some steps later; until then a state that diverged stays as it was.
+    # The host looks at losses some steps later; until then a diverged state stays as it was.
     diverged = state.diverged | ~jnp.isfinite(loss + gradient_norm)
     state = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
     return state.replace(diverged=diverged), {'loss': loss, 'gradient_norm': gradient_norm}
@@ -132,46 +137,79 @@ def make_train_step(
   return train_step
 
 
-def _in_parts(gradients_of, state, learnt, parts):
+def _accumulate(grad_fn, state, arrays, num_parts):
   """Loss, batch statistics and gradients of a batch, as means over its parts.
 
-  Part i has the rows i, i + parts, ...: of a batch that is split over devices, each device finds
+  Part i holds rows i, i + num_parts, ...: where a batch is split over devices, each device finds
   its share of every part among its own rows.
   """
-  learnt = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), learnt)
+  parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0), arrays)
 
   def add_part(total, part):
     loss, batch_stats, gradients = total
-    (more_loss, batch_stats), more = gradients_of(batch_stats, *part)
-    return (loss + more_loss, batch_stats, jax.tree.map(jnp.add, gradients, more)), None
+    (part_loss, batch_stats), part_gradients = grad_fn(state.params, batch_stats, *part)
+    return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, gradients, part_gradients)), None
 
-  nothing = jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)
-  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, nothing, learnt)
-  return loss / parts, batch_stats, jax.tree.map(lambda g: g / parts, gradients)
+  zeros = jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)
+  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, zeros, parts)
+  return loss / num_parts, batch_stats, jax.tree.map(lambda g: g / num_parts, gradients)
 
 
 def steps_of(epochs: float, num_people: int, batch_size: int) -> int:
-  """The step that ends so many epochs, at least 1."""
+  """Number of steps in `epochs` epochs, at least 1."""
   return max(1, round(epochs * num_people / batch_size))
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
-  """Trains, evaluates, keeps the best and the latest checkpoints, and prints the best's table.
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run consists of, before its first step.
 
-  A second start in the same workdir goes on where the first stopped, and ends with the same bits
-  as a run that was never stopped. Every process of a run calls this with the same arguments, and a
-  workdir that all of them see.
+  Attributes:
+    config: the configuration.
+    dataset: the prepared data.
+    workdir: folder that the run writes to.
+    mesh: all devices of all processes.
+    model: the network.
+    optimizer: Adam.
+    schedule: step -> learning rate.
+    train_step: compiled on its first call.
+    predict_step: compiled on its first call.
+    total_steps: number of the last step.
+    evaluation_steps: numbers of the steps that end with an evaluation.
+    meta: what a checkpoint stores beside the state.
+  """
+
+  config: ml_collections.ConfigDict
+  dataset: loader.Dataset
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  model: pose_network.PoseNetwork
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  train_step: Callable
+  predict_step: Callable
+  total_steps: int
+  evaluation_steps: set[int]
+  meta: dict
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
+  """Trains, evaluates, keeps the best and the latest checkpoints, and prints the best metrics.
+
+  A second start in the same workdir continues where the first one stopped, and ends with the same
+  bits as a run that was never stopped. Every process of a run calls this function with the same
+  arguments; all of them must see the workdir.
 
   Args:
-    config: see configs/common.py.
-    workdir: folder for everything that the run writes; made if it is not there.
+    config: see mrpose_jax/defaults.py.
+    workdir: folder for everything that the run writes; made if it does not exist.
 
   Returns:
     The metrics of the best checkpoint.
 
   Raises:
     ConfigError, DataError, CheckpointError, DivergedError: with one line that says what to do.
-    Stopped: SIGTERM or SIGINT came, and the state is saved.
+    Stopped: after SIGTERM or SIGINT, when the state is saved.
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
   configuration.check(config)
@@ -183,25 +221,32 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
       f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
     )
   with configuration.hold_workdir(config, workdir), preemption.StopSignals() as signals:
-    return _train(config, dataset, workdir, signals)
+    run = build(config, dataset, workdir)
+    with contextlib.closing(checkpoint.Checkpoints(workdir, create=True)) as checkpoints:
+      state = restore_or_start(run, checkpoints)
+      describe(run, state)
+      train(run, state, checkpoints, signals)
+      best_step = checkpoints.best_step()
+    return report_best(run, best_step)
 
 
-def _train(config, dataset, workdir, signals) -> dict[str, float]:
-  # Data.
-  num_people, batch_size = len(dataset.source('train')), config.train.batch_size
-  to_steps = functools.partial(steps_of, num_people=num_people, batch_size=batch_size)
+def build(config: ml_collections.ConfigDict, dataset: loader.Dataset, workdir) -> Run:
+  """Makes network, optimizer and step functions; nothing is computed yet."""
+  num_people = len(dataset.source('train'))
+  to_steps = functools.partial(steps_of, num_people=num_people, batch_size=config.train.batch_size)
   total_steps = to_steps(config.train.epochs)
-  every, epochs = config.train.evaluate_every, config.train.epochs
-  evaluation_steps = {to_steps(every * n) for n in range(1, int(epochs / every) + 1)}
-  evaluation_steps.add(total_steps)
+  num_evaluations = int(config.train.epochs / config.train.evaluate_every)
+  evaluation_steps = {
+    to_steps(config.train.evaluate_every * n) for n in range(1, num_evaluations + 1)
+  }
 
-  # Model, optimizer, step.
   mesh = parallel.data_mesh()
-  place = parallel.replicated(mesh)
+  replicated, batched = parallel.replicated(mesh), parallel.batched(mesh)
   model = predict.model_of(config, dataset.skeleton.num_keypoints)
-  drops = tuple(to_steps(epoch) for epoch in config.train.drop_epochs)
   schedule = optimizers.piecewise_schedule(
-    config.train.learning_rate, config.train.drop_factor, drops
+    config.train.learning_rate,
+    config.train.drop_factor,
+    tuple(to_steps(epoch) for epoch in config.train.drop_epochs),
   )
   optimizer = optimizers.adam(schedule)
   train_step = make_train_step(
@@ -214,124 +259,159 @@ def _train(config, dataset, workdir, signals) -> dict[str, float]:
     config.model.channel_order,
     config.train.accumulate,
   )
-  train_step = compilation.jit(train_step, donate_argnums=0, out_shardings=(place, place))
-  predict_step = compilation.jit(
-    predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
+  predict_step = predict.make_predict_people(config, dataset.skeleton)
+  return Run(
+    config=config,
+    dataset=dataset,
+    workdir=workdir,
+    mesh=mesh,
+    model=model,
+    optimizer=optimizer,
+    schedule=schedule,
+    train_step=compilation.jit(
+      train_step, donate_argnums=0, out_shardings=(replicated, replicated)
+    ),
+    predict_step=compilation.jit(predict_step, out_shardings=batched),
+    total_steps=total_steps,
+    evaluation_steps=evaluation_steps | {total_steps},
+    meta={
+      'config': config.to_dict(),
+      'skeleton': dataclasses.asdict(dataset.skeleton),
+      'crops': dict(dataset.crops),
+      'iterator': {
+        'dataset': dataset.fingerprint(),
+        'seed': config.seed,
+        'batch_size': config.train.batch_size,
+      },
+    },
   )
 
-  # State: fresh, or where this workdir stopped.
-  create = functools.partial(train_state.create, model, optimizer)
+
+def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> train_state.TrainState:
+  """Restores the latest checkpoint of the workdir, or initialises a state where there is none.
+
+  Raises:
+    CheckpointError: the checkpoint was trained on other data, or does not fit the network.
+  """
+  config, replicated = run.config, parallel.replicated(run.mesh)
+  create = functools.partial(train_state.create, run.model, run.optimizer)
   key = jax.random.key(config.seed)
-  meta = {
-    'config': config.to_dict(),
-    'skeleton': dataclasses.asdict(dataset.skeleton),
-    'crops': dict(dataset.crops),
-    'iterator': {
-      'dataset': dataset.fingerprint(),
-      'seed': config.seed,
-      'batch_size': batch_size,
-    },
-  }
-  checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  start_step = checkpoints.latest_step()
-  if start_step is not None:
-    stored = checkpoints.meta(start_step)['iterator']
+  step = checkpoints.latest_step()
+  if step is not None:
+    stored = checkpoints.meta(step)['iterator']
     if stored and not config.train.allow_other_data:  # an imported network has read no data
-      _check_same_iterator(stored, meta['iterator'], workdir)
-    target = checkpoint.restore_target(jax.eval_shape(create, key), place)
-    state = checkpoints.restore_state(start_step, target)
-    log.info('going on from step %d of %s', start_step, workdir)
-  else:
-    start_step = 0
-    state = jax.jit(create, out_shardings=place)(key)
-    if config.model.pretrained:
-      pretrained = importing.pretrained(config.model.pretrained, model, config.model.channel_order)
-      state = state.replace(**jax.device_put(pretrained, place))
+      _check_same_iterator(stored, run.meta['iterator'], run.workdir)
+    target = checkpoint.restore_target(jax.eval_shape(create, key), replicated)
+    state = checkpoints.restore_state(step, target)
+    log.info('continuing from step %d of %s', step, run.workdir)
+    return state
+  state = jax.jit(create, out_shardings=replicated)(key)
+  if config.model.pretrained:
+    variables = importing.pretrained(config.model.pretrained, run.model, config.model.channel_order)
+    state = state.replace(**jax.device_put(variables, replicated))
+  return state
+
+
+def describe(run: Run, state: train_state.TrainState):
+  """Writes config.json and parameters.txt into the workdir, and logs what is going to run."""
   if parallel.is_main():
-    checkpoint.write_json(workdir / 'config.json', meta['config'])
+    checkpoint.write_json(run.workdir / 'config.json', run.meta['config'])
+    overview = train_state.parameter_overview(state.params)
+    (run.workdir / 'parameters.txt').write_text(overview, encoding='utf-8')
   num_parameters = sum(p.size for p in jax.tree.leaves(state.params))
   log.info(
-    '%s on ResNet-%d, %.2f M parameters; %d people, %d steps of %d on %d %s device(s)',
-    *(model.network, model.depth, num_parameters / 1e6, num_people, total_steps, batch_size),
+    '%s on ResNet-%d, %.2f M parameters (parameters.txt); %d people, %d steps of %d on %d %s '
+    'device(s)',
+    *(run.model.network, run.model.depth, num_parameters / 1e6),
+    *(len(run.dataset.source('train')), run.total_steps, run.config.train.batch_size),
     *(jax.device_count(), jax.devices()[0].platform),
   )
 
-  # Loop.
+
+def train(
+  run: Run,
+  state: train_state.TrainState,
+  checkpoints: checkpoint.Checkpoints,
+  signals: preemption.StopSignals,
+):
+  """The loop: steps, logs, checkpoints and evaluations up to the last step.
+
+  Raises:
+    DivergedError: a loss or gradient is not finite; the state before it is saved.
+    Stopped: a signal came; the state is saved.
+  """
+  config, train_step, start_step = run.config, run.train_step, int(state.step)
   batches = loader.train_batches(
-    dataset,
-    batch_size,
+    run.dataset,
+    config.train.batch_size,
     config.seed,
     start_step,
     config.data.num_workers,
     jax.process_index(),
     jax.process_count(),
   )
-  batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, mesh))
+  batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, run.mesh))
   with (
-    contextlib.closing(checkpoints),
-    contextlib.closing(metric_writer.MetricWriter(workdir, start_step, config)) as writer,
-    contextlib.closing(progress_bar.Progress(start_step, total_steps, batch_size)) as progress,
+    contextlib.closing(metric_writer.MetricWriter(run.workdir, start_step, config)) as writer,
+    contextlib.closing(
+      progress_bar.Progress(start_step, run.total_steps, config.train.batch_size)
+    ) as progress,
+    profiling.StepTrace(run.workdir, start_step, config.train.profile_steps) as step_trace,
   ):
-
-    def stop_if_asked():
-      if signals.asked():
-        checkpoints.wait()
-        raise errors.Stopped(
-          f'{signals.asked()} at step {step}, which is saved; the same command goes on from there'
-        )
-
-    def evaluate_checkpoint():
-      with progress.paused():
-        predictions = evaluate.predict_split(
-          predict_step, state.variables, dataset, config, mesh, stop_if_asked
-        )
-        scores, kept = evaluate.score(predictions, dataset, config)
-        evaluate.write_results(scores, kept, dataset, workdir, step)
-        checkpoints.set_score(step, evaluate.primary(scores))
-        writer.write(step, {f'eval/{name}': value for name, value in scores.items()})
-        progress.note(f'step {step}: {tables.one_line(scores)}')
-
-    step = start_step
-    if step in evaluation_steps and not checkpoints.evaluated(step):
-      evaluate_checkpoint()  # it was stopped here
-    interval = []
-    for step, batch in zip(range(start_step + 1, total_steps + 1), progress.timed(batches)):
+    if start_step in run.evaluation_steps and not checkpoints.evaluated(start_step):
+      # The run was stopped between this step's checkpoint and its evaluation.
+      evaluate_checkpoint(run, state, start_step, checkpoints, writer, progress, signals)
+    interval = []  # metrics of the steps since the last log, on the device
+    steps = range(start_step + 1, run.total_steps + 1)
+    for step, batch in zip(steps, progress.timed(batches)):
       if step == start_step + 1:
         train_step = parallel.compile_together(train_step, state, batch)
-      state, metrics = train_step(state, batch)
+      with step_trace.step(step):
+        state, metrics = train_step(state, batch)
       interval.append(metrics)
       progress.advance(metrics)
-      evaluates = step in evaluation_steps
+      evaluates = step in run.evaluation_steps
       logs = evaluates or step % config.train.log_every == 0
       saves = evaluates or step % config.train.checkpoint_every == 0 or signals.asked()
       if logs or saves:
         interval = jax.device_get(interval)
         if state.diverged:
-          checkpoints.wait()
-          if int(state.step) not in checkpoints.steps():
-            checkpoints.save(int(state.step), state, meta)
-            checkpoints.wait()
-          _raise_diverged(interval[int(state.step) - step], state, schedule, dataset, config)
+          _stop_diverged(run, state, interval[int(state.step) - step], checkpoints)
       if logs:
         scalars = {name: float(np.mean([m[name] for m in interval])) for name in metrics}
-        interval = []
-        scalars['learning_rate'] = float(schedule(step - 1))
+        scalars['learning_rate'] = float(run.schedule(step - 1))
         scalars |= progress.log(scalars['loss'])
         writer.write(step, scalars)
+        interval = []
       if saves:
-        checkpoints.save(step, state, meta)
-        stop_if_asked()
+        checkpoints.save(step, state, run.meta)
+        _stop_if_asked(signals, checkpoints, step)
       if evaluates:
-        evaluate_checkpoint()
+        evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals)
     checkpoints.wait()
-    best = checkpoints.best_step()
 
-  # The best checkpoint's results were written when it was made.
+
+def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals):
+  """Evaluates the state of a step that is saved, and writes metrics, predictions and pictures."""
+  stop_if_asked = functools.partial(_stop_if_asked, signals, checkpoints, step)
+  with progress.paused():
+    predictions = evaluate.predict_split(
+      run.predict_step, state.variables, run.dataset, run.config, run.mesh, stop_if_asked
+    )
+    metrics, kept = evaluate.score(predictions, run.dataset, run.config)
+    evaluate.write_results(metrics, kept, run.dataset, run.workdir, step)
+    checkpoints.set_score(step, evaluate.primary(metrics))
+    writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
+    progress.note(f'step {step}: {tables.one_line(metrics)}')
+
+
+def report_best(run: Run, best_step: int) -> dict[str, float]:
+  """Prints and returns the metrics that the best checkpoint had when it was evaluated."""
   parallel.wait_for_all('results')
-  folder = workdir / 'eval' / str(best)
+  folder = run.workdir / 'eval' / str(best_step)
   metrics = checkpoint.read_json(folder / 'metrics.json')
   if parallel.is_main():
-    print(tables.markdown_table({f'{model.network}, step {best}': metrics}))
+    print(tables.markdown_table({f'{run.model.network}, step {best_step}': metrics}))
     print(f'predictions and pictures: {folder}')
   return metrics
 
@@ -347,13 +427,26 @@ def _check_same_iterator(stored, asked, workdir):
     )
 
 
-def _raise_diverged(metrics, state, schedule, dataset, config):
-  """Raises DivergedError for the step after the state's, whose metrics these are."""
+def _stop_if_asked(signals, checkpoints, step):
+  """Raises Stopped after a signal; the state of this step is saved."""
+  if signals.asked():
+    checkpoints.wait()
+    raise errors.Stopped(
+      f'{signals.asked()} at step {step}, which is saved; the same command goes on from there'
+    )
+
+
+def _stop_diverged(run, state, metrics, checkpoints):
+  """Saves the state before the step that diverged and raises DivergedError with its metrics."""
+  checkpoints.wait()
   step = int(state.step)
-  ids = loader.person_ids(dataset, config.train.batch_size, config.seed, step)
+  if step not in checkpoints.steps():
+    checkpoints.save(step, state, run.meta)
+    checkpoints.wait()
+  ids = loader.person_ids(run.dataset, run.config.train.batch_size, run.config.seed, step)
   raise errors.DivergedError(
     f'loss {metrics["loss"]}, gradient norm {metrics["gradient_norm"]} at step {step + 1} '
-    f'(learning rate {float(schedule(step)):g}, people {", ".join(map(str, ids))}); the state '
+    f'(learning rate {float(run.schedule(step)):g}, people {", ".join(map(str, ids))}); the state '
     f'before it is checkpoint {step}; lower train.learning_rate in a new --workdir, or look at '
     'these people'
   )

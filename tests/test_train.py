@@ -1,5 +1,6 @@
-"""The training step and the loop, on four CPU devices."""
+"""The training step and the training loop on four CPU devices."""
 
+import functools
 import json
 
 import jax
@@ -15,10 +16,12 @@ from mrpose_jax import train
 from mrpose_jax import train_state
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
+from mrpose_jax.runtime import profiling
 from tests.helpers import tiny_people
 
 
 def variables_of(workdir, config):
+  """Returns the latest step of a workdir and its variables."""
   checkpoints = checkpoint.Checkpoints(workdir)
   target = train_state.abstract_variables(predict.model_of(config, 17))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -29,7 +32,7 @@ def variables_of(workdir, config):
 
 
 def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
-  """Everything a workdir promises, and the same bits after a stop between two steps."""
+  """A run that is stopped and resumed gives the same bits; also checks a workdir's files."""
   config = tiny_people.config(epochs=2.0)
   metrics = train.train_and_evaluate(config, tmp_path / 'whole')
   table = capsys.readouterr().out
@@ -70,7 +73,7 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
 
 
 def test_sharding_does_not_change_the_step():
-  """One step on one device and on four: the same loss and statistics of the whole batch."""
+  """One device and four give the same loss and batch statistics."""
   config = tiny_people.config()
   dataset = loader.open_dataset('coco', config.data.data_dir)
   model = predict.model_of(config, 17)
@@ -104,7 +107,7 @@ def test_durations():
 
 
 def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(tmp_path):
-  """Losses are read every second step; the state is that before the first bad one."""
+  """Losses are checked every second step; the state before the first bad step is saved."""
   config = tiny_people.config(learning_rate=1e30, epochs=4.0)
   with pytest.raises(errors.DivergedError, match=r'learning rate 1e\+30') as error:
     train.train_and_evaluate(config, tmp_path)
@@ -115,14 +118,15 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
   dataset = loader.open_dataset('coco', config.data.data_dir)
   ids = message.partition('people ')[2].partition(')')[0]
-  found = {tuple(xy) for xy in next(loader.train_batches(dataset, 8, 0, step)).keypoints[:, 0]}
+  batch = next(loader.train_batches(dataset, 8, 0, step))
+  batch_keypoints = {tuple(xy) for xy in batch.keypoints[:, 0]}
   records = [record['people'] for record in dataset.source('train')]
-  wanted = {
+  named_keypoints = {
     tuple(people['keypoints'][0, 0])
     for people in records
     if str(people['person_id'][0]) in ids.split(', ')
   }
-  assert found == wanted
+  assert batch_keypoints == named_keypoints
   with pytest.raises(errors.DivergedError, match=f'at step {step + 1} '):
     train.train_and_evaluate(config, tmp_path)
 
@@ -147,3 +151,66 @@ def test_configurations_that_cannot_run(tmp_path, section, key, value, message):
   with pytest.raises(errors.ConfigError, match=message):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_a_step_copies_nothing_between_host_and_device():
+  """Of a state and a batch that are in place; NumPy arrays in their place are refused."""
+  config = tiny_people.config()
+  dataset = loader.open_dataset('coco', config.data.data_dir)
+  run = train.build(config, dataset, workdir=None)
+  place = parallel.replicated(run.mesh)
+  create = functools.partial(train_state.create, run.model, run.optimizer)
+  state = jax.jit(create, out_shardings=place)(jax.random.key(0))
+  host_batch = next(loader.train_batches(dataset, 8, seed=0))
+  batch = parallel.put_batch(host_batch, run.mesh)
+  state, _ = run.train_step(state, batch)  # compiles
+  people = run.predict_step(state.variables, batch)
+  with jax.transfer_guard('disallow'):
+    state, metrics = run.train_step(state, batch)
+    people = run.predict_step(state.variables, batch)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'):
+      run.predict_step(state.variables, host_batch)
+  assert np.isfinite(metrics['loss']) and np.isfinite(people).all()
+
+
+def test_a_profiler_trace_and_the_overview_of_parameters(tmp_path, caplog):
+  config = tiny_people.config(epochs=1.0, profile_steps=2)
+  with caplog.at_level('INFO'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
+  assert caplog.text.count('profiler trace') == 1
+  lines = (tmp_path / 'run' / 'parameters.txt').read_text().splitlines()
+  assert lines[0].split() == ['decoder/head/bias', '(17,)', '17']
+  model = predict.model_of(config, 17)
+  params = train_state.abstract_variables(model)['params']
+  assert len(lines) == 1 + len(jax.tree.leaves(params))
+  total = sum(x.size for x in jax.tree.leaves(params))
+  assert lines[-1].split() == ['total', f'{total:,}']
+
+
+@pytest.mark.parametrize(('num_steps', 'recorded'), [(0, []), (1, [13]), (3, [13, 14, 15])])
+def test_which_steps_a_trace_records(num_steps, recorded, tmp_path, monkeypatch):
+  """After a start at step 10 the next two steps compile and warm up."""
+  events = []
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: events.append(folder))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: events.append('stop'))
+  steps = []
+  with profiling.StepTrace(tmp_path, 10, num_steps) as step_trace:
+    for step in range(11, 20):
+      with step_trace.step(step):
+        if events and events[-1] != 'stop':
+          steps.append(step)
+  assert steps == recorded
+  assert events == ([tmp_path / 'profile', 'stop'] if recorded else [])
+
+
+def test_a_trace_ends_with_the_run(tmp_path, monkeypatch):
+  """Also where the run is shorter than it, or fails."""
+  events = []
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: events.append('start'))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: events.append('stop'))
+  with pytest.raises(ValueError):
+    with profiling.StepTrace(tmp_path, 0, 100) as step_trace:
+      with step_trace.step(3):
+        raise ValueError
+  assert events == ['start', 'stop']

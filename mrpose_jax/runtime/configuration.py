@@ -1,4 +1,4 @@
-"""Configurations that cannot be run, or not here, and the data that they name."""
+"""Checks of a configuration before a run, and the data and the workdir that it names."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def check(config: ml_collections.ConfigDict):
-  """Raises ConfigError for values that cannot be run, before anything is read or compiled."""
+  """Raises ConfigError for invalid values, before data are read and programs are compiled."""
   size = config.data.image_size
   if len(size) != 2 or any(n < 32 or n % 32 for n in size):
     raise errors.ConfigError(
@@ -34,8 +34,12 @@ def check(config: ml_collections.ConfigDict):
   for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every', 'checkpoint_every'):
     if not config.train[name] > 0:
       raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
+  if config.train.profile_steps < 0:
+    raise errors.ConfigError(f'train.profile_steps={config.train.profile_steps}: must be 0 or more')
   if config.model.channel_order not in ('rgb', 'bgr'):
-    raise errors.ConfigError(f"model.channel_order={config.model.channel_order!r}: 'rgb' or 'bgr'")
+    raise errors.ConfigError(
+      f"model.channel_order={config.model.channel_order!r}: use 'rgb' or 'bgr'"
+    )
   try:
     augment.Augmentation(**config.augment)
     predict.codec_of(config)
@@ -54,15 +58,15 @@ def check(config: ml_collections.ConfigDict):
 
 
 def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
-  """The prepared data; synthetic_people, which need no files, are drawn on first use.
+  """Opens the prepared data; synthetic_people, which need no source files, are drawn on first use.
 
   Raises:
-    ConfigError: the patches were cut for crops that this configuration does not make, or flip
-      pairs or sigmas do not go with the keypoints.
+    ConfigError: the data were prepared for crops of another aspect or a smaller augment.scale, or
+      flip pairs or sigmas do not match the keypoints.
   """
   name, data_dir = config.data.name, config.data.data_dir
   if name == 'synthetic_people':
-    from input_pipeline import prepare  # here, because it defines the flags of its command
+    from input_pipeline import prepare  # inside, because it defines flags
 
     log.info('%s', prepare.prepare(name, None, data_dir))
   dataset = loader.open_dataset(name, data_dir)
@@ -70,8 +74,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(
       f'data.image_size={height, width}: {name} was prepared for width / height = '
-      f'{dataset.crops["aspect"]:g}; choose a size of that, or prepare again with '
-      f'--aspect={width / height:g} --overwrite'
+      f'{dataset.crops["aspect"]:g}; choose a size with this ratio, or prepare again '
+      f'with --aspect={width / height:g} --overwrite'
     )
   if config.augment.scale > dataset.crops['scale'] + 1e-6:
     raise errors.ConfigError(
@@ -87,13 +91,13 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
 
 @contextlib.contextmanager
 def hold_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path):
-  """While entered, no other run trains in the workdir, which is made if it is not there.
+  """Context that locks the workdir against other runs; creates it if it is missing.
 
-  The kernel lets go of the lock when the process ends, however it ends.
+  The kernel releases the lock when the process ends, even if it is killed.
 
   Raises:
-    ConfigError: it cannot be made or written to.
-    CheckpointError: another run trains there, or it holds another network; see `match_workdir`.
+    ConfigError: the workdir cannot be created or written to.
+    CheckpointError: another run trains in it, or it holds another network; see `match_workdir`.
   """
   with contextlib.ExitStack() as stack:
     if parallel.is_main():
@@ -120,36 +124,39 @@ def _lock(file, workdir):
       f'{workdir}: another run trains here ({file.read()}); choose another --workdir'
     ) from error
   except OSError:
-    log.warning('%s: a file system without locks; start only one run in it', workdir)
+    log.warning('%s: its file system has no locks; start only one run in it', workdir)
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()
 
 
 def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):
-  """Takes the channel order over from what a workdir holds, whose weights decide it.
+  """Checks that a workdir holds the configured network, and copies its channel order to `config`.
+
+  The channel order is a property of the weights in the workdir.
 
   Raises:
     CheckpointError: the workdir holds another network than the configuration asks for.
   """
-  asked = config.to_dict()
+  requested = config.to_dict()
   names = [
     *(('model', name) for name in ('network', 'depth', 'width')),
     *(('data', name) for name in ('name', 'image_size')),
   ]
   different = [
-    f'{section}.{name} is {_plain(stored[section][name])!r} there and '
-    f'{_plain(asked[section][name])!r} here'
+    f'{section}.{name} is {_plain(stored[section][name])!r} in the workdir and '
+    f'{_plain(requested[section][name])!r} in this configuration'
     for section, name in names
-    if _plain(stored[section][name]) != _plain(asked[section][name])
+    if _plain(stored[section][name]) != _plain(requested[section][name])
   ]
   if different:
     raise errors.CheckpointError(
-      f'{workdir} holds another network: {"; ".join(different)}; choose another --workdir, or its '
-      'configuration'
+      f'{workdir} holds another network: {"; ".join(different)}; choose another --workdir, or the '
+      'configuration of that network'
     )
   config.model.channel_order = stored['model']['channel_order']
 
 
 def _plain(value):
+  """Tuples as lists, which is what JSON stores."""
   return list(value) if isinstance(value, tuple) else value

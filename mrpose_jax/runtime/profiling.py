@@ -1,0 +1,54 @@
+"""A profiler trace of a few early steps, for TensorBoard's profile plugin or Perfetto."""
+
+import contextlib
+import logging
+import pathlib
+
+import jax
+
+from mrpose_jax.runtime import parallel
+
+log = logging.getLogger(__name__)
+
+# Steps after a start that are not recorded: the first one compiles.
+WARM_UP = 2
+
+
+class StepTrace(contextlib.AbstractContextManager):
+  """Records steps below WORKDIR/profile; process 0 alone does so."""
+
+  def __init__(self, workdir, start_step: int, num_steps: int):
+    """Plans the trace.
+
+    Args:
+      workdir: of the run.
+      start_step: number of steps done before this start.
+      num_steps: number of steps to record, after a few that are not; 0 records nothing.
+    """
+    self._folder = pathlib.Path(workdir) / 'profile'
+    self._first = start_step + WARM_UP + 1
+    self._last = self._first + num_steps - 1
+    self._recording = False
+
+  @contextlib.contextmanager
+  def step(self, step: int):
+    """A context for the dispatch of one step."""
+    if self._first == step <= self._last and parallel.is_main():
+      jax.profiler.start_trace(self._folder)
+      self._recording = True
+    with jax.profiler.StepTraceAnnotation('train', step_num=step):
+      yield
+    if self._recording and step == self._last:
+      self.stop()
+
+  def stop(self):
+    """Ends the trace when the devices have done what was dispatched."""
+    if self._recording:
+      for array in jax.live_arrays():
+        array.block_until_ready()
+      jax.profiler.stop_trace()
+      self._recording = False
+      log.info('profiler trace: tensorboard --logdir=%s', self._folder)
+
+  def __exit__(self, *_):
+    self.stop()
