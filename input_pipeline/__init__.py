@@ -1,7 +1,7 @@
-"""From annotation files to crops on the device.
+"""The path from annotation files to crops on the device.
 
-`from input_pipeline import boxes, warp` are the public names for research code: the geometry of
-crops, and the resampling of images.
+Research code uses `from input_pipeline import boxes, warp`: the geometry of crops, and the
+resampling of images.
 """
 
 import importlib

@@ -1,11 +1,11 @@
-"""Look at what the network gets to see, before hours are spent on it.
+"""Shows the crops that the network is trained and evaluated on, before a long run.
 
   python -m input_pipeline.browse --config=configs/quickstart.py --output=FOLDER [--num=32]
 
-train.png: the first crops of a training run with this configuration, exactly as its steps make
-them, with their keypoints, and beside each the sum of its target heatmaps. validation.png: the
-crops of an evaluation, with the annotated keypoints where there are any. Left limbs are blue, right
-ones red, whether the crop is mirrored or not.
+train.png shows the first crops of a training run with this configuration, exactly as its steps make
+them, with their keypoints; beside each crop is the sum of its target heatmaps. validation.png shows
+the crops of an evaluation, with the annotated keypoints where they exist. Left limbs are blue and
+right limbs are red, whether or not the crop is mirrored.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from PIL import Image
 
 from input_pipeline.device import augment
 from input_pipeline.device import geometry
+from input_pipeline.formats import detection_files
 from input_pipeline.host import loader
 from mrpose_jax import command_line
 from mrpose_jax import predict
@@ -28,28 +29,28 @@ from mrpose_jax import train
 from mrpose_jax import visualize
 from mrpose_jax.runtime import configuration
 
-# Small crops are enlarged to at least so many rows, so that lines on them are thin.
+# Small crops are enlarged to at least this many rows, so that the lines drawn on them are thin.
 ROWS = 256
 COLUMNS = 8
 
 _config = command_line.define_config()
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for train.png and validation.png.')
-_NUM = flags.DEFINE_integer('num', 32, 'Crops on a sheet.', lower_bound=1)
+_NUM = flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
 
 
 def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pathlib.Path]:
-  """Writes a sheet for each split that was prepared.
+  """Writes one sheet of crops for each prepared split.
 
   Args:
-    config: see configs/common.py.
-    output: folder; made if it is not there.
-    num: crops on a sheet.
+    config: see mrpose_jax/defaults.py.
+    output: folder; created if missing.
+    num: number of crops on a sheet.
 
   Returns:
     The files written.
 
   Raises:
-    ConfigError, DataError: with one line that says what to do.
+    ConfigError, DataError: a setting or data that cannot be used; the message says what to do.
   """
   configuration.check(config)
   dataset = configuration.open_dataset(config)
@@ -68,7 +69,7 @@ def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pat
 
 
 def training_cells(dataset, config):
-  """Yields (crop beside its heatmaps, caption), step by step."""
+  """Yields (crop beside its heatmaps, caption) for each person, step by step."""
   codec = predict.codec_of(config)
   order = config.model.channel_order
   make_examples = train.make_examples(
@@ -79,23 +80,25 @@ def training_cells(dataset, config):
   for step, batch in enumerate(batches):
     examples = jax.device_get(make_examples(step, batch))
     crops = augment.to_pixels(examples.inputs, order)
-    # The sum, saturating softly, so that one keypoint is bright and a face's five are still apart.
+    # The sum saturates softly: one keypoint is bright, and the five of a face remain distinct.
     heat = 1 - np.exp(-examples.target.sum(-1))  # [N, h, w]
     for n, crop in enumerate(crops):
       picture = draw(crop, examples.keypoints[n], examples.visible[n], dataset.skeleton)
-      beside = visualize.heat_over(enlarge(crop)[0], heat[n])
-      scale, rotation, flip = (values[n] for values in examples.drawn)
+      heatmaps = visualize.heat_over(enlarge(crop)[0], heat[n])
+      scale, rotation, flip = (values[n] for values in examples.draws)
       caption = f'step {step}, row {n}: {rotation:+.0f} degrees, size x{scale:.2f}'
-      yield np.hstack([picture, beside]), caption + (', mirrored' if flip else '')
+      yield np.hstack([picture, heatmaps]), caption + (', mirrored' if flip else '')
 
 
 def validation_cells(dataset, config):
-  """Yields (crop, caption), box by box."""
+  """Yields (crop, caption) for each box."""
   image_size, order = predict.codec_of(config).image_size, config.model.channel_order
   flip_order = skeletons.flip_order(dataset.skeleton.flip_pairs, dataset.skeleton.num_keypoints)
   detections = None
   if config.eval.detections:
-    detections = detections.read(config.eval.detections, config.eval.detection_threshold)
+    detections = detection_files.read(
+      config.eval.detections, config.eval.detection_threshold, dataset.category_id
+    )
   crop_people = jax.jit(
     lambda batch: augment.crop_people(batch, None, image_size, flip_order, order)[0]
   )
@@ -114,7 +117,7 @@ def validation_cells(dataset, config):
 
 
 def draw(crop, keypoints, visible, skeleton):
-  """The labelled keypoints and limbs on an enlarged crop."""
+  """Draws the labelled keypoints and limbs on an enlarged crop."""
   crop, zoom = enlarge(crop)
   points = (np.asarray(keypoints) + 0.5) * zoom - 0.5
   person = np.concatenate([points, np.asarray(visible)[:, None] > 0], -1)
@@ -122,25 +125,25 @@ def draw(crop, keypoints, visible, skeleton):
 
 
 def enlarge(crop):
-  """The crop with at least ROWS rows, and how often each pixel stands along an axis."""
+  """Returns the crop enlarged to at least ROWS rows, and the enlargement factor."""
   zoom = math.ceil(ROWS / crop.shape[0])
   return crop.repeat(zoom, 0).repeat(zoom, 1), zoom
 
 
 class _Labels:
-  """The keypoints of validation people, read as far as they are asked for."""
+  """The keypoints of validation people; records are read only as far as needed."""
 
   def __init__(self, dataset):
     num_keypoints = dataset.skeleton.num_keypoints
-    self._people = {-1: (np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))}  # a detection
+    self._people = {-1: (np.zeros((num_keypoints, 2)), np.zeros(num_keypoints))}  # -1: a detection
     self._records = iter(dataset.source('validation'))
 
   def of(self, person_id: int):
-    """Keypoints [K, 2] in image pixels, visible [K]."""
+    """Returns keypoints [K, 2] in image pixels, and visible [K]."""
     while person_id not in self._people:
-      found = {name: np.asarray(values) for name, values in next(self._records)['people'].items()}
-      ids = found['person_id'].tolist()
-      self._people.update(zip(ids, zip(found['keypoints'], found['visible'])))
+      people = {name: np.asarray(values) for name, values in next(self._records)['people'].items()}
+      ids = people['person_id'].tolist()
+      self._people.update(zip(ids, zip(people['keypoints'], people['visible'])))
     return self._people[person_id]
 
 

@@ -1,11 +1,10 @@
-"""Command line around the builders: official files -> ArrayRecord shards, once.
+"""Converts the official files of a data set to ArrayRecord shards, once.
 
   python -m input_pipeline.prepare --dataset=coco --source=/data/coco --data_dir=/data/tfds
   python -m input_pipeline.prepare --dataset=mpii --source=/data/mpii --data_dir=/data/tfds
   python -m input_pipeline.prepare --dataset=synthetic_people --data_dir=runs/data
 
-Exit codes: 0 done (also where the same was prepared before), 2 wrong flags, 3 data that cannot be
-used.
+Exit codes: 0 done (also if the same was prepared before), 2 wrong flags, 3 unusable data.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ from mrpose_jax import errors
 
 
 class Known(NamedTuple):
-  """A data set's builder, where its files are, its usual sets, and its crops' width / height."""
+  """A data set's builder, the finder of its files, its official sets, and its aspect ratio."""
 
   builder: type[pose_builder.PoseBuilder]
   find_split: Callable[[pathlib.Path, str], pose_builder.Split]
@@ -50,23 +49,28 @@ DATASETS = {
 }
 SYNTHETIC_IMAGES = {'train': 1600, 'validation': 200}
 SYNTHETIC_SEED = 0
-# Fewer images than this one process has read before others have started.
+# One process reads fewer images than this before additional processes have started.
 MANY_IMAGES = 2000
 
-_DATASET = flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Which data set.')
+_DATASET = flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Data set to prepare.')
 _SOURCE = flags.DEFINE_string('source', '', 'Folder of the official files.')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write prepared data sets into.')
-_TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the official one].")
-_VALIDATION = flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none.")
-_CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch in pixels.')
+_TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the official set].")
+_VALIDATION = flags.DEFINE_string(
+  'validation', None, "Set to evaluate on, '' for none [the official set]."
+)
+_CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch, in pixels.')
 _SCALE = flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
 _ASPECT = flags.DEFINE_float(
   'aspect', None, "Width / height of the network's input [the data set's].", lower_bound=0.1
 )
 _PROCESSES = flags.DEFINE_integer(
-  'processes', None, 'That read and cut images [one per core; one for few images].', lower_bound=1
+  'processes',
+  None,
+  'Number of processes that read and cut images [one per core; one for few images].',
+  lower_bound=1,
 )
-_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an earlier preparation.')
 
 
 def prepare(
@@ -81,24 +85,25 @@ def prepare(
   processes: int | None = None,
   aspect: float | None = None,
 ) -> str:
-  """Prepares a data set; what was prepared before with the same settings stays as it is.
+  """Prepares a data set; an earlier preparation with the same settings is left unchanged.
 
   Args:
     dataset: a key of DATASETS.
     source: folder of the official files; not used for synthetic_people, whose pictures are drawn
       into data_dir first.
-    data_dir: the data set goes to data_dir/dataset.
+    data_dir: the data set is written to data_dir/dataset.
     train, validation: names of the sets; None for the official ones, '' to leave the split out.
     canvas, scale: see `pose_builder.CropSettings`.
     overwrite: replace an earlier preparation.
-    processes: that read and cut images, one per core by default, or one for a small data set; the
-      result does not depend on it.
+    processes: number of processes that read and cut images; by default one per core, or one for a
+      small data set. The result does not depend on it.
     aspect: width / height of the network's input; None for 3/4, or 1 for MPII.
 
   Returns:
-    A report for people, a line a split.
+    A report with one line per split.
 
   Raises:
+    ConfigError: both splits are left out.
     DataError: files that cannot be used, or an earlier preparation with other settings.
   """
   known = DATASETS[dataset]
@@ -106,12 +111,13 @@ def prepare(
   if dataset == 'synthetic_people':
     source = data_dir / 'synthetic_people_images'
     for split, count in SYNTHETIC_IMAGES.items():
-      done = known.find_split(source, split).annotation_file
-      if overwrite or not done.exists():
-        with _alone(data_dir, dataset):
-          if overwrite or not done.exists():  # another process may have drawn it meanwhile
-            drawers = processes or os.cpu_count()
-            synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED, drawers)
+      annotation_file = known.find_split(source, split).annotation_file
+      if overwrite or not annotation_file.exists():
+        with _lock(data_dir, dataset):
+          # Another process may have drawn the split in the meantime.
+          if overwrite or not annotation_file.exists():
+            num_processes = processes or os.cpu_count()
+            synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED, num_processes)
   source = pathlib.Path(source).expanduser()
   if not source.is_dir():
     raise errors.DataError(f'--source={source}: there is no such folder')
@@ -126,28 +132,28 @@ def prepare(
     raise errors.ConfigError('--train and --validation are both empty: nothing to prepare')
   for name, split in splits.items():
     if not split.annotation_file.exists():
-      found = sorted(path.name for path in split.annotation_file.parent.glob('*.json'))
+      present = sorted(path.name for path in split.annotation_file.parent.glob('*.json'))
       raise errors.DataError(
         f'{split.annotation_file}: there is no such file '
-        f'(found: {", ".join(found) or "no .json"}); '
+        f'(found: {", ".join(present) or "no .json"}); '
         f"name the set with --{name}=SET, or leave the split out with --{name}=''"
       )
 
-  # A replacement is written beside what it replaces, which stays until the new one is whole.
+  # A replacement is written beside the old data, which stay until the new data are complete.
   replacement = data_dir / f'{dataset}.replacement'
   crops = pose_builder.CropSettings(aspect=aspect or known.aspect, scale=scale, canvas=canvas)
   builder = known.builder(
     splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
   )
-  images = sum(len(found.images) for found in builder.annotations.values())
-  builder.processes = processes or (os.cpu_count() if images >= MANY_IMAGES else 1)
+  num_images = sum(len(annotations.images) for annotations in builder.annotations.values())
+  builder.processes = processes or (os.cpu_count() if num_images >= MANY_IMAGES else 1)
   folder = data_dir / dataset
-  before = f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
+  unchanged = f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
   if not overwrite and _is_prepared(folder, builder):
-    return before
-  with _alone(data_dir, dataset):
+    return unchanged
+  with _lock(data_dir, dataset):
     if not overwrite and _is_prepared(folder, builder):
-      return before
+      return unchanged
     _remove_leftovers(folder, replacement)
     try:
       _write(builder)
@@ -161,13 +167,13 @@ def prepare(
 
 
 def _is_prepared(folder, builder):
-  """Whether it was prepared with the builder's settings; raises DataError if with others."""
-  metadata = folder / str(builder.VERSION) / 'metadata.json'
-  if not metadata.exists():
+  """Whether `folder` was prepared with the builder's settings; raises DataError for other ones."""
+  path = folder / str(builder.VERSION) / 'metadata.json'
+  if not path.exists():
     return False
-  before = records.read_json(metadata)
-  complete = before.pop(pose_builder.IMAGES_SHA256, None) is not None
-  if not complete or before != json.loads(json.dumps(builder.settings)):
+  metadata = records.read_json(path)
+  complete = metadata.pop(pose_builder.IMAGES_SHA256, None) is not None
+  if not complete or metadata != json.loads(json.dumps(builder.settings)):
     raise errors.DataError(
       f'{folder}: was prepared with other settings, from other annotations or by an older version; '
       'replace it with --overwrite, or choose another --data_dir'
@@ -177,7 +183,7 @@ def _is_prepared(folder, builder):
 
 def _write(builder: pose_builder.PoseBuilder):
   tfds.disable_progress_bar()
-  # TFDS wants a folder for downloads, and tells of a download; there is none.
+  # TFDS requires a download folder and reports a download, although nothing is downloaded.
   with (
     tempfile.TemporaryDirectory() as downloads,
     contextlib.redirect_stdout(io.StringIO()),
@@ -186,22 +192,22 @@ def _write(builder: pose_builder.PoseBuilder):
 
 
 def _remove_leftovers(folder, replacement):
-  """Removes what a preparation that was killed or failed has left."""
+  """Removes the files that a killed or failed preparation has left."""
   if (replacement / 'old').exists() and not folder.exists():
-    (replacement / 'old').rename(folder)  # it ended between the two renames
+    (replacement / 'old').rename(folder)  # the process ended between the two renames
   shutil.rmtree(replacement, ignore_errors=True)
   for path in folder.glob('*incomplete*'):
     shutil.rmtree(path, ignore_errors=True)
   with contextlib.suppress(OSError):
-    folder.rmdir()  # where nothing is in it
+    folder.rmdir()  # only if it is empty
 
 
 @contextlib.contextmanager
-def _alone(data_dir, dataset):
-  """Waits until no other process prepares this data set here."""
+def _lock(data_dir, dataset):
+  """Waits until no other process prepares this data set in `data_dir`, and keeps others waiting."""
   data_dir.mkdir(parents=True, exist_ok=True)
   with open(data_dir / f'.{dataset}.lock', 'w') as file:
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # some file systems have no locks
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 

@@ -1,15 +1,14 @@
-"""COCO keypoints, and any folder of its form."""
+"""Builders for COCO keypoints and for any folder in COCO's format."""
 
 from input_pipeline.datasets import pose_builder
 from input_pipeline.formats import coco_json
 
 
 class Coco(pose_builder.PoseBuilder):
-  """annotations/person_keypoints_{set}.json and images/{set}/, or {set}/ beside annotations/.
+  """Reads annotations/person_keypoints_{set}.json, and the images in images/{set}/ or {set}/.
 
-  Other data may name them annotations/{set}.json and keep all images in images/.
-
-  Of a test set, e.g. test-dev2017: annotations/image_info_{set}.json and images/test2017/.
+  Other data may use annotations/{set}.json and keep all images in images/. The files of a test
+  set, e.g. test-dev2017, are annotations/image_info_{set}.json and images/test2017/.
   """
 
   name = 'coco'
@@ -17,12 +16,12 @@ class Coco(pose_builder.PoseBuilder):
 
 
 def find_split(source, image_set: str) -> pose_builder.Split:
-  """The files of one set, e.g. 'val2017', below the data set's folder."""
-  test = image_set.startswith('test')
-  kind = coco_json.IMAGE_INFO if test else 'person_keypoints_'
+  """Returns the files of one set, e.g. 'val2017', in the data set's folder."""
+  is_test_set = image_set.startswith('test')
+  kind = coco_json.IMAGE_INFO if is_test_set else 'person_keypoints_'
   names = f'{kind}{image_set}.json', f'{image_set}.json'
   files = [source / 'annotations' / name for name in names]
-  folder_name = image_set.replace('-dev', '') if test else image_set
+  folder_name = image_set.replace('-dev', '') if is_test_set else image_set
   folders = [source / 'images' / folder_name, source / folder_name, source / 'images']
   return pose_builder.Split(
     annotation_file=next((file for file in files if file.exists()), files[0]),
@@ -31,6 +30,6 @@ def find_split(source, image_set: str) -> pose_builder.Split:
 
 
 class SyntheticPeople(Coco):
-  """The drawn people of synthetic_people.py, which come in COCO's form and by COCO's way."""
+  """The drawn people of synthetic_people.py, which are written in COCO's format."""
 
   name = 'synthetic_people'

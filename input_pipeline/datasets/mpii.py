@@ -1,18 +1,18 @@
-"""MPII human pose, in the JSON form that the PyTorch codes share."""
+"""Builder for MPII Human Pose, from the JSON files of the PyTorch codes."""
 
 from input_pipeline.datasets import pose_builder
 from input_pipeline.formats import mpii
 
 
 class Mpii(pose_builder.PoseBuilder):
-  """annot/{set}.json, images/, and annot/gt_{set}.mat for PCKh where there is one."""
+  """Reads annot/{set}.json and images/; keeps annot/gt_{set}.mat, if it exists, for PCKh."""
 
   name = 'mpii'
   read = staticmethod(mpii.read)
 
 
 def find_split(source, image_set: str) -> pose_builder.Split:
-  """The files of one set, e.g. 'valid', below the data set's folder."""
+  """Returns the files of one set, e.g. 'valid', in the data set's folder."""
   return pose_builder.Split(
     annotation_file=source / 'annot' / f'{image_set}.json',
     image_folder=source / 'images',

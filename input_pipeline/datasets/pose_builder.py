@@ -1,9 +1,9 @@
-"""The TFDS builder that every data set here shares: people and images -> ArrayRecord shards.
+"""The TFDS builder shared by all data sets: people and images -> ArrayRecord shards.
 
-Two kinds of records. In split `train` one record is one person: the patch of the image that any
-augmentation can reach. In split `validation` one record is one image in its original bytes with all
-its people, so that an evaluation decodes each image once. All coordinates are in image pixels; a
-patch says where it was cut.
+There are two kinds of records. In split `train` one record is one person: the patch of the image
+that any augmentation can reach. In split `validation` one record is one image in its original bytes
+with all its people, so that an evaluation decodes each image once. All coordinates are in image
+pixels; a patch records where it was cut.
 """
 
 import dataclasses
@@ -20,33 +20,33 @@ from input_pipeline.formats import annotation_types
 from input_pipeline.host import image_files
 from mrpose_jax import errors
 
-# Of training patches, without chroma subsampling: the lowest at which 95 % of augmented crops show
-# the image with 40 dB PSNR or more. Of 224 crops of 56 people in COCO photographs, whose patches
-# were not scaled down, 99 % do (mean 42.9 dB); at 93 it is 88 %, with subsampling less than 20 %
-# even at 95. Measured by benchmarks/jpeg_quality.py.
+# JPEG quality of training patches, without chroma subsampling: the lowest quality at which 95 % of
+# augmented crops reproduce the image with 40 dB PSNR or more. Among 224 crops of 56 people in COCO
+# photographs, whose patches were not scaled down, 99 % do (mean 42.9 dB). At quality 93 it is 88 %;
+# with subsampling it is less than 20 % even at 95. Measured by benchmarks/jpeg_quality.py.
 JPEG_QUALITY = 94
-# What the metadata call the hash of a split's images, which is known when they are written.
+# Metadata key for the hash of each split's images, which is known only after they are written.
 IMAGES_SHA256 = 'images_sha256'
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Where a split comes from: the annotation file, how to read it, and the image folder."""
+  """The files that a split is made from."""
 
   annotation_file: pathlib.Path
   image_folder: pathlib.Path
-  # Files the evaluation needs beside the records; copied into the data set's folder.
+  # Files that the evaluation needs beside the records; copied into the data set's folder.
   keep: tuple[pathlib.Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class CropSettings:
-  """What the training patches are cut for.
+  """Settings that decide how the training patches are cut.
 
   Attributes:
     aspect: width / height of the network's input.
-    padding: of boxes, see `geometry.box_to_region`.
-    scale: the largest growth of the region that an augmentation may draw; any rotation is covered.
+    padding: factor on the sides of boxes, see `geometry.box_to_region`.
+    scale: largest fraction by which augmentation may enlarge the region; any rotation is covered.
     canvas: longest side of a patch in pixels.
   """
 
@@ -57,24 +57,24 @@ class CropSettings:
 
 
 class PoseBuilder(tfds.core.GeneratorBasedBuilder):
-  """Base of the builders; a subclass names the data set and reads its annotations."""
+  """Base class of the builders; a subclass names the data set and reads its annotations."""
 
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(
     self, *, splits: dict[str, Split], crops: CropSettings, processes: int = 1, **kwargs
   ):
-    """Reads and checks every annotation.
+    """Reads and checks all annotations.
 
     Args:
       splits: 'train', 'validation' or both.
-      crops: what the training patches are cut for.
-      processes: how many read and cut images; does not change the result.
-      **kwargs: as tfds.core.DatasetBuilder, such as data_dir.
+      crops: how the training patches are cut.
+      processes: number of processes that read and cut images; does not change the result.
+      **kwargs: arguments of tfds.core.DatasetBuilder, such as data_dir.
 
     Raises:
-      DataError: annotations that cannot be used. What is wrong with the images,
-        download_and_prepare tells, of all of them together.
+      DataError: annotations that cannot be used. `download_and_prepare` raises it for images that
+        cannot be used, all of them together.
     """
     self.crops = crops
     self.splits = splits
@@ -82,34 +82,36 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     self.annotations = self._read_all()
     self.skeleton = next(iter(self.annotations.values())).skeleton
     for name, split in splits.items():
-      found = self.annotations[name]
-      if found.test_set and name == 'train':
+      annotations = self.annotations[name]
+      if annotations.test_set and name == 'train':
         raise errors.DataError(f'{split.annotation_file}: a test set cannot be trained on')
-      if not found.test_set and not found.num_people:
+      if not annotations.test_set and not annotations.num_people:
         raise errors.DataError(f'{split.annotation_file}: no person with keypoints is left')
-    # Kept apart from info.metadata, which TFDS replaces by those of an earlier preparation.
+    # Kept apart from info.metadata, which TFDS replaces by the metadata of an earlier preparation.
     self.settings = {
       'skeleton': dataclasses.asdict(self.skeleton),
       'crops': dataclasses.asdict(crops),
-      'test_sets': [name for name, split in self.annotations.items() if split.test_set],
+      'test_sets': [name for name, annotations in self.annotations.items() if annotations.test_set],
       'annotation_files': {name: split.annotation_file.name for name, split in splits.items()},
-      # So that another file of the same name is not taken for the one that was prepared.
+      # Distinguishes the prepared file from another file of the same name.
       'annotation_sha256': {name: _sha256(split.annotation_file) for name, split in splits.items()},
-      'num_people': {name: found.num_people for name, found in self.annotations.items()},
+      'num_people': {
+        name: annotations.num_people for name, annotations in self.annotations.items()
+      },
     }
     super().__init__(file_format='array_record', **kwargs)
 
   def _read_all(self):
-    """The annotations of all splits; problems of one do not hide those of another."""
-    found, problems = {}, []
+    """Reads the annotations of all splits; one DataError reports the problems of all of them."""
+    annotations, problems = {}, []
     for name, split in self.splits.items():
       try:
-        found[name] = self.read(split.annotation_file)
+        annotations[name] = self.read(split.annotation_file)
       except errors.DataError as error:
         problems.append(error)
     if problems:
       raise errors.DataError('; '.join(map(str, problems))) from problems[0]
-    return found
+    return annotations
 
   @staticmethod
   def read(path) -> annotation_types.Annotations:
@@ -139,7 +141,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing is downloaded
-    # data_dir is the temporary folder here, which becomes the data set's when all is written.
+    # Here self.data_dir is a temporary folder, which TFDS renames once all is written.
     for split in self.splits.values():
       for file in (split.annotation_file, *split.keep):
         if file.exists():
@@ -150,7 +152,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     raise NotImplementedError('the splits have generators of their own')
 
   def _examples(self, name):
-    """Yields what TFDS writes of a split, until an image has a problem; then looks for others."""
+    """Yields a split's records to TFDS; after the first problem, only looks for further ones."""
     problems, digest = [], hashlib.sha256()
     for records, problem in self._read_images(name):
       if problem:
@@ -160,7 +162,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
           digest.update(record['image'])
         yield from records
     if problems:
-      # The splits after this one have problems of their own, for the same report.
+      # The same report includes the problems of the splits that follow.
       later = list(self.splits)[list(self.splits).index(name) + 1 :]
       for other in later:
         problems += [problem for _, problem in self._read_images(other) if problem]
@@ -172,17 +174,17 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     self.info.metadata.setdefault(IMAGES_SHA256, {})[name] = digest.hexdigest()
 
   def _read_images(self, name):
-    """Yields (records, None) or (None, what is wrong) for each image of a split, in order."""
+    """Yields (records, None) or (None, problem) for each image of a split, in order."""
     read = functools.partial(_READERS[name], self.splits[name].image_folder, self.crops)
     return workers.in_order(read, self._entries(name), self.processes)
 
   def _entries(self, name):
-    """The images that a split needs."""
-    found = self.annotations[name].images
-    return [entry for entry in found if entry.people] if name == 'train' else found
+    """The images of a split; for training, only those with people."""
+    entries = self.annotations[name].images
+    return [entry for entry in entries if entry.people] if name == 'train' else entries
 
   def report(self) -> str:
-    """One line a split: images, people, and what was left out."""
+    """Returns one line per split: its people, its images, and the annotations left out."""
     lines = []
     for name, split in self.annotations.items():
       dropped = ', '.join(f'{n} {reason}' for reason, n in sorted(split.dropped.items()))
@@ -194,11 +196,11 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def train_patch(image: np.ndarray, box, crops: CropSettings) -> image_files.Patch:
-  """What training can see of the person in this box.
+  """Cuts the part of an image that training crops of the person in this box can reach.
 
-  Its zoom is that of the whole reach on the canvas, whether or not all of it lies in the image:
-  people of one size have patches of one resolution, wherever they stand. So a crop of height x
-  width pixels never steps more than canvas / hypot(height, width) patch pixels at a time.
+  The zoom fits the whole reach on the canvas, whether or not all of it lies in the image, so people
+  of equal size have patches of equal resolution wherever they stand. Therefore neighbouring pixels
+  of a height x width crop lie at most canvas / hypot(height, width) patch pixels apart.
   """
   center, size = geometry.box_to_region(box, crops.aspect, crops.padding)
   low, high = geometry.reach(center, size, crops.scale, rotated=True)
@@ -206,12 +208,12 @@ def train_patch(image: np.ndarray, box, crops: CropSettings) -> image_files.Patc
   return image_files.cut_patch(image, low, high, crops.canvas, max_zoom=min(1.0, zoom))
 
 
-# What the processes do, an image at a time. They return problems and do not raise them, so that all
-# are found.
+# The worker processes run these functions on one image at a time. Problems are returned instead of
+# raised, so that all of them are found.
 
 
 def _read_people(folder, crops, entry):
-  """An image of split train -> a record a person."""
+  """Reads an image of split train; returns (one record per person, None) or (None, problem)."""
   try:
     image = image_files.read(folder / entry.file_name)
     _check_size(image, entry)
@@ -226,7 +228,7 @@ def _read_people(folder, crops, entry):
 
 
 def _read_image(folder, crops, entry):
-  """An image of split validation -> its record."""
+  """Reads an image of split validation; returns (its record, None) or (None, problem)."""
   del crops  # evaluation cuts its own patches
   path = folder / entry.file_name
   try:
@@ -244,7 +246,7 @@ def _check_size(image, entry):
   height, width = image.shape[:2]
   if entry.size and entry.size != (width, height):
     raise errors.DataError(
-      f'{entry.file_name}: {width}x{height} pixels, and {entry.size[0]}x{entry.size[1]} in the '
+      f'{entry.file_name}: {width}x{height} pixels, but {entry.size[0]}x{entry.size[1]} in the '
       'annotation file'
     )
 

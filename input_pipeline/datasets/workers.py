@@ -1,4 +1,4 @@
-"""Work on many images by several processes, in order and in bounded memory."""
+"""Runs a function on many images in several processes, in order and with bounded memory."""
 
 import collections
 import concurrent.futures
@@ -14,27 +14,27 @@ from multiprocessing import connection
 
 from mrpose_jax import errors
 
-CHUNK = 8  # tasks that a process gets at a time
+CHUNK = 8  # tasks sent to a process at a time
 
 
 def in_order(function: Callable, tasks: Iterable, processes: int) -> Iterator:
-  """Yields function(task) for each task, in their order.
+  """Yields function(task) for each task, in the order of the tasks.
 
-  No more than a few results per process are computed ahead of their use. The processes end with
-  this one, however it ends.
+  Only a few results per process are computed ahead of their use. The worker processes end when
+  this process ends, even if it is killed.
 
   Args:
-    function: a module's function, for it is sent to the processes by its name.
-    tasks: what to call it with.
-    processes: 1 calls it here.
+    function: a function of a module, because the processes receive it by name.
+    tasks: arguments of the calls.
+    processes: number of worker processes; 1 calls the function in this process.
 
   Raises:
-    DataError: a process was killed.
+    DataError: a worker process was killed.
   """
   if processes == 1:
     yield from map(function, tasks)
     return
-  # Spawned, for JAX's threads may already run here and do not survive a fork.
+  # Spawned, because JAX's threads may already run here and do not survive a fork.
   pool = concurrent.futures.ProcessPoolExecutor(
     processes, multiprocessing.get_context('spawn'), initializer=_end_with_parent
   )
@@ -49,7 +49,7 @@ def in_order(function: Callable, tasks: Iterable, processes: int) -> Iterator:
       yield from pending.popleft().result()
   except concurrent.futures.process.BrokenProcessPool as error:
     raise errors.DataError(
-      'a process was killed, perhaps for want of memory; use fewer with --processes=N'
+      'a process was killed, perhaps because memory ran out; use fewer with --processes=N'
     ) from error
   finally:
     pool.shutdown(cancel_futures=True)
@@ -60,7 +60,7 @@ def _call_each(function, chunk):
 
 
 def _end_with_parent():
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and stops the others
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it and stops the workers
 
   def watch():
     connection.wait([multiprocessing.parent_process().sentinel])

@@ -1,4 +1,4 @@
-"""Patches -> network inputs, on the accelerator: one drawn affine map a person, one resampling."""
+"""Patches -> network inputs, on the accelerator, by a single affine resampling per person."""
 
 import dataclasses
 import math
@@ -11,22 +11,22 @@ from jax import numpy as jnp
 from input_pipeline.device import geometry
 from input_pipeline.device import warp
 
-# ImageNet's RGB statistics, in units of 0..1, as torchvision's weights expect.
+# ImageNet's RGB mean and standard deviation in units of 0..1, as torchvision's weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """How crops vary in training.
+  """Random variation of the training crops.
 
   Attributes:
-    rotation: degrees.
-    scale: fraction of the region's size.
+    rotation: in degrees.
+    scale: as a fraction of the region's size.
     flip: probability of mirroring.
-    draw: 'uniform' in +-rotation and +-scale, every time (the paper's text); 'normal' with these
-      standard deviations, clipped at 2 rotation and 1 scale, the rotation with probability 0.6
-      (the released code).
+    draw: distribution of rotation and scale. 'uniform' is uniform in +-rotation and +-scale (the
+      paper's text). 'normal' uses them as standard deviations, clips at 2 rotation and 1 scale, and
+      rotates with probability 0.6 (the released code).
   """
 
   rotation: float
@@ -40,7 +40,7 @@ class Augmentation:
 
 
 class Draw(NamedTuple):
-  """One draw a person: `scale` [N] of the region, `rotation` [N] degrees, `flip` [N] bool."""
+  """Random values per person: region `scale` [N], `rotation` [N] in degrees, `flip` [N] bool."""
 
   scale: jax.Array
   rotation: jax.Array
@@ -48,7 +48,7 @@ class Draw(NamedTuple):
 
 
 def draw(key: jax.Array, n: int, augmentation: Augmentation) -> Draw:
-  """Draws for n people; the same key gives the same draws on every platform and sharding."""
+  """Draws values for n people; a key gives the same values on every platform and sharding."""
   scale_key, rotation_key, rotate_key, flip_key = jax.random.split(key, 4)
   if augmentation.draw == 'uniform':
     scale = jax.random.uniform(scale_key, (n,), minval=-1.0, maxval=1.0)
@@ -62,14 +62,14 @@ def draw(key: jax.Array, n: int, augmentation: Augmentation) -> Draw:
 
 
 def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order: str = 'rgb'):
-  """The network's inputs, and the keypoints in their pixels.
+  """Returns the network's inputs, and the keypoints in their pixels.
 
   Args:
     batch: PersonBatch.
-    drawn: from `draw`, or None for the plain region.
+    drawn: from `draw`, or None for no augmentation.
     crop_size: (height, width) of the network's input.
-    flip_order: [K], see `skeleton.flip_order`.
-    channel_order: 'rgb', or 'bgr' for weights that were trained so.
+    flip_order: [K], see `skeletons.flip_order`.
+    channel_order: 'rgb', or 'bgr' for weights that were trained with it.
 
   Returns:
     inputs [N, height, width, 3] float32 normalised, keypoints [N, K, 2] in their pixels, and
@@ -83,8 +83,8 @@ def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order:
   if drawn is None:
     crops = warp.scale_and_shift(batch.patches, patch_to_crop, crop_size)
   else:
-    # A training patch shows the diagonal of the largest region that can be drawn in at most
-    # `canvas` pixels; one per cent is for its rounding to whole pixels.
+    # A training patch shows the diagonal of the largest possible region in at most `canvas` pixels;
+    # the one per cent allows for rounding to whole pixels.
     canvas = max(batch.patches.shape[1:3])
     max_step = 1.01 * canvas / math.hypot(*crop_size)
     crops = warp.affine(batch.patches, patch_to_crop, crop_size, max_step)
@@ -97,7 +97,7 @@ def crop_people(batch, drawn: Draw | None, crop_size, flip_order, channel_order:
 
 
 def normalize(crops: jax.Array, channel_order: str) -> jax.Array:
-  """[.., 3] RGB in 0..255 -> normalised; 'bgr' swaps the channels under the same statistics."""
+  """Normalises [.., 3] RGB in 0..255; 'bgr' swaps the channels, but not the statistics."""
   if channel_order == 'bgr':
     crops = crops[..., ::-1]
   mean, std = (jnp.broadcast_to(255 * values, crops.shape) for values in (MEAN, STD))
@@ -112,7 +112,7 @@ def to_pixels(crops: np.ndarray, channel_order: str) -> np.ndarray:
 
 
 def _patch_to_image(origin, zoom):
-  """[N, 2, 3]: image = origin + (patch + 1/2) / zoom - 1/2, pixel areas matching."""
+  """Matrices [N, 2, 3] of image = origin + (patch + 1/2) / zoom - 1/2, which align pixel areas."""
   linear = jnp.eye(2)[None] / zoom[:, None, :]
   shift = origin + 0.5 / zoom - 0.5
   return jnp.concatenate([linear, shift[..., None]], -1)

@@ -1,4 +1,4 @@
-"""Boxes -> crop geometry, and back. Pure functions of arrays, for NumPy and JAX alike.
+"""Boxes -> crop geometry, and back: pure functions of NumPy or JAX arrays.
 
 Pixel centres lie at integers. A region is a rectangle of the image around `center` [.., 2], `size`
 [.., 2] (width, height) in pixels; a crop is that region resampled to the network's input. Matrices
@@ -11,18 +11,18 @@ from jax import numpy as jnp
 
 
 def box_to_region(box, aspect: float, padding: float):
-  """The region to crop around a person's box.
+  """Returns the region to crop around a person's box.
 
-  The box is widened or heightened to the aspect ratio of the network's input, then padded, as
-  SimpleBaseline does.
+  The box is extended to the aspect ratio of the network's input and then padded, as in
+  SimpleBaseline.
 
   Args:
     box: [.., 4] x, y, width, height in pixels.
     aspect: width / height of the crop.
-    padding: factor on both sides, 1.25 in the paper's recipes.
+    padding: factor on width and height, 1.25 in the paper's recipes.
 
   Returns:
-    center [.., 2] and size [.., 2].
+    center [.., 2] and size [.., 2], in pixels.
   """
   xp = _numpy_of(box)
   x, y, width, height = xp.moveaxis(xp.asarray(box), -1, 0)
@@ -32,21 +32,21 @@ def box_to_region(box, aspect: float, padding: float):
 
 
 def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
-  """Matrix from image xy to crop xy.
+  """Returns the matrix from image xy to crop xy.
 
-  The centre goes to the crop's middle (width / 2, height / 2) and the region's width to the crop's
-  width; as in the released code, the crop's height follows from its width, so a region of another
-  aspect ratio is not squeezed.
+  The centre is mapped to the crop's middle (width / 2, height / 2) and the region's width to the
+  crop's width. As in the released code, the height is scaled by the same factor, so a region of
+  another aspect ratio is not distorted.
 
   Args:
-    center: [.., 2] of the region.
-    size: [.., 2] of the region; only the width is used.
+    center: [.., 2] centre of the region.
+    size: [.., 2] size of the region; only the width is used.
     crop_size: (height, width) in pixels.
-    rotation: [..] degrees; the picture turns anticlockwise on the screen for positive angles.
+    rotation: [..] in degrees; positive angles turn the picture anticlockwise on the screen.
     flip: [..] whether the crop is mirrored left to right, about the region's centre.
 
   Returns:
-    [.., 2, 3].
+    matrix [.., 2, 3].
   """
   xp = _numpy_of(center, size, rotation, flip)
   center, size = xp.asarray(center), xp.asarray(size)
@@ -64,16 +64,19 @@ def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
 
 
 def heatmap_to_image(points, center, size, heatmap_size):
-  """Heatmap pixels -> image pixels.
+  """Maps heatmap pixels to image pixels.
 
-  The inverse of `region_to_crop` without rotation, for a crop of the heatmap's size: like the
-  released code it takes heatmap (0, 0) for the region's corner.
+  This is the inverse of `region_to_crop` without rotation, for a crop of the heatmap's size. As in
+  the released code, heatmap (0, 0) is the region's corner.
 
   Args:
     points: [.., K, 2] xy in heatmap pixels.
-    center: [.., 2] of the region.
-    size: [.., 2] of the region; only the width is used.
+    center: [.., 2] centre of the region.
+    size: [.., 2] size of the region; only the width is used.
     heatmap_size: (height, width).
+
+  Returns:
+    [.., K, 2] xy in image pixels.
   """
   xp = _numpy_of(points, center, size)
   points, center, size = xp.asarray(points), xp.asarray(center), xp.asarray(size)
@@ -83,12 +86,12 @@ def heatmap_to_image(points, center, size, heatmap_size):
 
 
 def reach(center, size, scale: float = 0.0, rotated: bool = False):
-  """The rectangle that crops of a region can show when scale and rotation are drawn around it.
+  """Returns the rectangle that contains all crops of a region under random scale and rotation.
 
   Args:
-    center, size: [.., 2] of the region.
-    scale: the region may grow by this fraction.
-    rotated: whether it may turn, by any angle: then half the diagonal bounds both directions.
+    center, size: [.., 2] centre and size of the region.
+    scale: fraction by which the region may grow.
+    rotated: whether it may be rotated, by any angle; half the diagonal then bounds both directions.
 
   Returns:
     low [.., 2] and high [.., 2], xy corners in image pixels.
@@ -100,19 +103,19 @@ def reach(center, size, scale: float = 0.0, rotated: bool = False):
   return center - half, center + half
 
 
-# Written out by coordinates: a matrix product would run in bfloat16 on TPU, which knows a position
-# near pixel 500 to two pixels.
+# The following functions are written out by coordinates, because a TPU computes matrix products in
+# bfloat16, which resolves a position near pixel 500 only to two pixels.
 
 
 def compose(outer, inner):
-  """The matrix [.., 2, 3] of outer(inner(p))."""
+  """Matrix [.., 2, 3] of the map outer(inner(p))."""
   xp = _numpy_of(outer, inner)
   product = outer[..., :1] * inner[..., :1, :] + outer[..., 1:2] * inner[..., 1:, :]
   return xp.concatenate([product[..., :2], product[..., 2:] + outer[..., 2:]], -1)
 
 
 def invert(matrix):
-  """The inverse map of [.., 2, 3]."""
+  """Matrix [.., 2, 3] of the inverse map."""
   xp = _numpy_of(matrix)
   (a, b, x), (c, d, y) = xp.moveaxis(matrix, (-2, -1), (0, 1))
   adjugate = xp.stack([d, -b, b * y - d * x, -c, a, c * x - a * y], -1)
@@ -120,11 +123,12 @@ def invert(matrix):
 
 
 def transform(matrix, points):
-  """Maps points [.., K, 2] by [.., 2, 3]."""
+  """Maps points [.., K, 2] by the matrix [.., 2, 3]."""
   xp = _numpy_of(matrix, points)
   x_axis, y_axis, shift = xp.moveaxis(matrix, -1, 0)[..., None, :]  # [.., 1, 2] each
   return points[..., :1] * x_axis + points[..., 1:] * y_axis + shift
 
 
 def _numpy_of(*arrays):
+  """The module that computes with these arrays: jnp if any of them is a JAX array, else np."""
   return jnp if any(isinstance(a, jax.Array) for a in arrays) else np

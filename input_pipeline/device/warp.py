@@ -1,12 +1,12 @@
 """Bilinear resampling of images by affine maps, on the accelerator.
 
-One function, bilinear interpolation with zeros outside, in three forms that differ in what the
-hardware does well. CPUs and GPUs gather four pixels for each one of the crop. On a TPU such gathers
-are slow and matrix products are not, so there the crop is cut into tiles, and the image window that
-a tile can see is multiplied by the weights max(0, 1 - |distance|) along x, then along y. A slice of
-an image costs a TPU a microsecond or more, however small, so slices are taken for blocks of tiles,
-and the tiles' windows are picked out of them by matrix products. Without rotation the weights along
-x and y belong to whole columns and rows, and no windows are needed.
+Bilinear interpolation with zeros outside the image has three implementations here, which suit
+different hardware. CPUs and GPUs gather four image pixels for each crop pixel. On a TPU gathers are
+slow and matrix products are fast, so there the crop is cut into tiles, and the image window that a
+tile can see is multiplied by the weights max(0, 1 - |distance|) along x, then along y. A slice of
+an image costs a TPU a microsecond or more, however small it is, so slices are cut for blocks of
+tiles, and matrix products select the windows of the tiles from them. Without rotation the weights
+along x and y are the same for whole columns and rows, and no windows are needed.
 """
 
 import functools
@@ -18,22 +18,22 @@ from jax import numpy as jnp
 
 from input_pipeline.device import geometry
 
-TILE = 16  # pixels of the crop, its side
-BLOCK = (64, 32)  # height, width, at most; pixels of the crop
+TILE = 16  # side of a tile, in crop pixels
+BLOCK = (64, 32)  # largest height, width of a block of tiles, in crop pixels
 
 
 def affine(
   images: jax.Array, matrix: jax.Array, out_size: tuple[int, int], max_step: float | None = None
 ) -> jax.Array:
-  """Crops by bilinear interpolation; what lies outside the image is zero.
+  """Crops images by bilinear interpolation, with zeros outside the images.
 
   Args:
     images: [N, H, W, C] of any real type.
     matrix: [N, 2, 3], image xy -> crop xy, pixel centres at integers.
     out_size: (height, width) of the crops.
-    max_step: the caller's promise that two neighbouring crop pixels lie at most so many image
-      pixels apart. With it a TPU works by tiles, which need uint8 images and out_size to be
-      multiples of 16; None makes no promise, and a TPU gathers, too.
+    max_step: upper bound, guaranteed by the caller, on the distance of neighbouring crop pixels in
+      image pixels. With it a TPU uses tiles if the images are uint8 and both numbers of out_size
+      are multiples of 16; otherwise, and for None, a TPU gathers as well.
 
   Returns:
     [N, height, width, C] float32, in the images' units.
@@ -55,9 +55,9 @@ def scale_and_shift(images: jax.Array, matrix: jax.Array, out_size: tuple[int, i
 
 
 def by_gathering(images, matrix, out_size):
-  """`affine`, pixel by pixel."""
-  # A matrix product, which XLA computes once. Sums it computes anew for whatever uses them, and
-  # where these round differently, indices and weights come from floors that are a pixel apart.
+  """`affine` by gathering four image pixels for each crop pixel."""
+  # XLA computes a matrix product once, but may compute a sum again for each of its uses. If these
+  # round differently, indices and weights come from floors that are a pixel apart.
   crop = jnp.concatenate([_pixels(out_size), jnp.ones((math.prod(out_size), 1))], 1)
   points = jnp.einsum(
     'nij,pj->npi', geometry.invert(matrix), crop, precision=lax.Precision.HIGHEST
@@ -67,7 +67,7 @@ def by_gathering(images, matrix, out_size):
 
 
 def _gather(image, points):
-  """[H, W, C] at [P, 2] -> [P, C]."""
+  """Samples an image [H, W, C] at points [P, 2]; returns [P, C]."""
   height, width, channels = image.shape
   flat = image.reshape(height * width, channels)
   corner = jnp.floor(points)
@@ -87,7 +87,7 @@ def _gather(image, points):
 
 
 def by_tiles(images, matrix, out_size, max_step):
-  """`affine` of uint8 images as matrix products of tiles with the windows that they see."""
+  """`affine` for uint8 images by matrix products of tiles with the windows that they see."""
   n, _, _, channels = images.shape
   block = [math.gcd(size, limit) for size, limit in zip(out_size, BLOCK)]
   points = _sources(matrix, out_size).reshape(
@@ -99,7 +99,7 @@ def by_tiles(images, matrix, out_size, max_step):
   points = points.reshape(n, down * across, tiles_down * tiles_across, TILE * TILE, 2)
   side, tile_side = _window_side(block, max_step), _window_side((TILE, TILE), max_step)
 
-  # By one pixel at least: without it XLA copies all images to another layout for every slice.
+  # At least one pixel of padding, or XLA copies all images to another layout for every slice.
   pads = [(0, max(side - size, 0) + 1) for size in images.shape[1:3]]
   images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
   start = _window_start(points, (2, 3), side, images.shape[1:3])  # [N, B, 2]
@@ -108,15 +108,16 @@ def by_tiles(images, matrix, out_size, max_step):
     return lax.dynamic_slice(image, (start[1], start[0], 0), (side, side, channels))
 
   windows = jax.vmap(jax.vmap(window, (None, 0)))(images, start)  # [N, B, S, S, C]
-  windows = windows.astype(jnp.bfloat16)  # 0..255 exactly
+  windows = windows.astype(jnp.bfloat16)  # exact for 0..255
   points -= start[:, :, None, None].astype(jnp.float32)
   start = _window_start(points, 3, tile_side, (side, side))  # [N, B, T, 2] in the block's window
   points -= start[:, :, :, None].astype(jnp.float32)
   rows, columns = (_rows_of_identity(start[..., i], tile_side, side) for i in (1, 0))
   windows = jnp.einsum('nbtsy,nbyxc->nbtscx', rows, windows)
 
-  # The weights' two halves (see _exact_product) lie side by side, each with the window again.
-  # Weights in the shape of what they multiply are made there, and not kept in main memory.
+  # The two halves of the weights (see _exact_product) lie side by side, each with its own copy of
+  # the window. Weights of the same shape as the array that they multiply are computed within that
+  # product and not stored in main memory.
   columns = jnp.concatenate([columns, columns], -2)  # [N, B, T, 2s, S]
   windows = jnp.einsum('nbtscx,nbtux->nbtscu', windows, columns)
   pixel = lax.broadcasted_iota(jnp.int32, (*points.shape[:-1], 2 * tile_side), 4)
@@ -131,7 +132,7 @@ def by_tiles(images, matrix, out_size, max_step):
 
 
 def _window_side(shape, max_step):
-  """Of the window that sees all of so many crop pixels: turned by 45 degrees it is widest.
+  """Side of the window that holds `shape` crop pixels at any rotation: their diagonal.
 
   One more pixel on each side is for interpolation.
   """
@@ -139,13 +140,13 @@ def _window_side(shape, max_step):
 
 
 def _window_start(points, axes, side, size):
-  """int32 xy of the window in an image of (height, width) that sees what it has of the points."""
+  """Corner of the window, int32 xy, that holds the points inside an image of (height, width)."""
   low = jnp.floor(points.min(axes)).astype(jnp.int32)
   return jnp.stack([low[..., i].clip(0, size[1 - i] - side) for i in (0, 1)], -1)
 
 
 def _rows_of_identity(start, count, size):
-  """[...] -> bfloat16 [..., count, size]: a product with it chooses `count` from `start` on."""
+  """[...] -> bfloat16 [..., count, size]; a product with it selects `count` rows from `start`."""
   chosen = start[..., None] + jnp.arange(count).reshape((1,) * start.ndim + (-1,))
   return jax.nn.one_hot(chosen, size, dtype=jnp.bfloat16)
 
@@ -161,35 +162,35 @@ def by_rows_and_columns(images, matrix, out_size):
 
 
 def _sources(matrix, out_size):
-  """[N, height, width, 2]: where in the image each pixel of the crop lies."""
+  """Position of each crop pixel in the image, [N, height, width, 2]."""
   points = geometry.transform(geometry.invert(matrix), _pixels(out_size)[None])
   return points.reshape(matrix.shape[0], *out_size, 2)
 
 
 def _pixels(size):
-  """[height width, 2]: x, y of each pixel."""
+  """x, y of each pixel, [height * width, 2]."""
   axes = (jnp.arange(n, dtype=jnp.float32) for n in size[::-1])
   return jnp.stack(jnp.meshgrid(*axes), -1).reshape(-1, 2)
 
 
 def _weights(position, size):
-  """[...] -> [..., size]: of each pixel along an axis for a sample at `position`."""
+  """[...] -> [..., size]: weight of each pixel along an axis for a sample at `position`."""
   pixels = jnp.arange(size, dtype=jnp.float32).reshape((1,) * position.ndim + (size,))
   return _weight(position[..., None] - pixels)
 
 
 def _weight(distance):
-  """Bilinear, of a pixel at so many pixels along an axis."""
+  """Bilinear weight of a pixel at this distance along an axis, in pixels."""
   return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
 
 def _exact_product(equation, weights, pixels):
-  """einsum in float32; of uint8 pixels in two bfloat16 products, which lose less than 2^-16."""
+  """einsum in float32; for uint8 pixels by two bfloat16 products, which lose less than 2^-16."""
   if pixels.dtype != jnp.uint8:
     return jnp.einsum(
       equation, weights, pixels.astype(jnp.float32), precision=lax.Precision.HIGHEST
     )
-  pixels = pixels.astype(jnp.bfloat16)  # 0..255 exactly
+  pixels = pixels.astype(jnp.bfloat16)  # exact for 0..255
   return sum(
     jnp.einsum(equation, half, pixels, preferred_element_type=jnp.float32)
     for half in _halves(weights)
@@ -197,6 +198,6 @@ def _exact_product(equation, weights, pixels):
 
 
 def _halves(weights):
-  """Two bfloat16 numbers whose sum is each weight, to 2^-16."""
+  """Splits each weight into two bfloat16 numbers whose sum equals it to 2^-16."""
   high = weights.astype(jnp.bfloat16)
   return high, (weights - high.astype(jnp.float32)).astype(jnp.bfloat16)

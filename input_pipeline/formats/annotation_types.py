@@ -1,6 +1,6 @@
-"""Validated people of one split, as every format is read.
+"""The validated annotations of one split, which the readers of all formats return.
 
-Every coordinate is 0-based and in pixels of the image file.
+All coordinates are 0-based and in pixels of the image file.
 """
 
 import collections
@@ -16,9 +16,9 @@ class Person:
   """One annotated person.
 
   Attributes:
-    id: of the annotation.
-    box: [4] x, y, width, height; the one that crops are made from.
-    area: of the person's segment, in square pixels.
+    id: id of the annotation.
+    box: [4] x, y, width, height; crops are made from it.
+    area: area of the person's segment, in square pixels.
     keypoints: [K, 2] float32 xy; zero where not labelled.
     visible: [K] int32; 0 not labelled, 1 labelled but hidden, 2 visible.
   """
@@ -35,10 +35,10 @@ class ImageEntry:
   """One image and its people.
 
   Attributes:
-    id: of the image.
-    file_name: relative to the image folder; stays inside it.
-    people: the annotated ones.
-    size: width, height in pixels, where the file tells.
+    id: id of the image.
+    file_name: path relative to the image folder, which it never leaves.
+    people: the annotated people.
+    size: width, height in pixels; None if the annotation file does not give them.
   """
 
   id: int
@@ -49,13 +49,13 @@ class ImageEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-  """A split of a data set.
+  """The annotations of one split.
 
   Attributes:
-    skeleton: of its people.
-    images: all of them, with people or without.
+    skeleton: skeleton of all people.
+    images: all images, with or without people.
     dropped: number of annotations left out, by reason.
-    test_set: whether its keypoints are not published.
+    test_set: whether the keypoints are unpublished.
   """
 
   skeleton: skeletons.Skeleton

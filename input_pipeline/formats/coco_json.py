@@ -10,21 +10,21 @@ from input_pipeline.formats import checks
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 
-# How COCO names the lists of test images.
+# Prefix of COCO's files that list the images of a test set.
 IMAGE_INFO = 'image_info_'
 
 
 def read(path) -> annotation_types.Annotations:
   """Reads a COCO keypoint annotation file.
 
-  Left out, and counted: crowds, people without a labelled keypoint, and boxes without area inside
-  their image. Boxes are clipped to the image as the released code does.
+  Crowds, people without a labelled keypoint, and boxes without area inside their image are left
+  out and counted. Boxes are clipped to the image as in the released code.
 
   A file image_info_SET.json lists the images of a test set, whose people are not published.
 
   Raises:
-    DataError: not a COCO keypoint file, or records that contradict it; all problems are counted
-      and the first few named.
+    DataError: not a COCO keypoint file, or invalid records; all problems are counted and the first
+      few named.
   """
   content = checks.read_json(path)
   test_set = pathlib.Path(path).name.startswith(IMAGE_INFO)
@@ -37,12 +37,14 @@ def read(path) -> annotation_types.Annotations:
     raise errors.DataError(
       f'{path}: not a COCO annotation file (it needs lists "images", "annotations", "categories")'
     )
-  named = [c for c in content['categories'] if isinstance(c, dict) and {'id', 'name'} <= c.keys()]
-  categories = [c for c in named if c.get('keypoints')] or named
+  candidates = [
+    c for c in content['categories'] if isinstance(c, dict) and {'id', 'name'} <= c.keys()
+  ]
+  categories = [c for c in candidates if c.get('keypoints')] or candidates
   if len(categories) != 1:
     raise errors.DataError(
-      f'{path}: {len(categories)} categories with keypoints, and a network learns one; write a '
-      'file for each, with its category and annotations only'
+      f'{path}: {len(categories)} categories with keypoints, but a network learns exactly one; '
+      'write one file per category, with its annotations only'
     )
   skeleton = skeletons.from_category(categories[0], str(path))
 
@@ -50,20 +52,20 @@ def read(path) -> annotation_types.Annotations:
   images = {}
   for row in content['images']:
     try:
-      number, name, limit = int(row['id']), str(row['file_name']), (row['width'], row['height'])
+      number, name, size = int(row['id']), str(row['file_name']), (row['width'], row['height'])
     except checks.MALFORMED:
       problems.append(f'image {checks.brief(row)} lacks id, file_name, width or height')
       continue
     if number in images:
-      problems.append(f'image id {number} stands twice')
-    elif not all(checks.is_positive(n) for n in limit):
-      problems.append(f'image {number}: {limit[0]} x {limit[1]} pixels')
+      problems.append(f'image id {number} occurs twice')
+    elif not all(checks.is_positive(n) for n in size):
+      problems.append(f'image {number}: {size[0]} x {size[1]} pixels is not a usable size')
     elif checks.leaves_folder(name):
       problems.append(f'image {number}: file name {name!r} leaves the image folder')
     else:
-      images[number] = (name, limit, [])
+      images[number] = (name, size, [])
 
-  seen = set()
+  annotation_ids = set()
   for row in content['annotations']:
     try:
       number, image, category = int(row['id']), int(row['image_id']), row['category_id']
@@ -74,8 +76,8 @@ def read(path) -> annotation_types.Annotations:
       continue
     if category != categories[0]['id']:
       dropped['another category'] += 1
-    elif number in seen:
-      problems.append(f'annotation id {number} stands twice')
+    elif number in annotation_ids:
+      problems.append(f'annotation id {number} occurs twice')
     elif image not in images:
       problems.append(f'annotation {number}: there is no image {image}')
     elif crowd:
@@ -83,7 +85,7 @@ def read(path) -> annotation_types.Annotations:
     elif not flat or (isinstance(flat, list) and not any(flat)):
       dropped['no keypoints'] += 1
     else:
-      seen.add(number)
+      annotation_ids.add(number)
       keypoints, visible, problem = _keypoints(flat, skeleton.num_keypoints)
       box, reason = _clip_box(box, images[image][1])
       if problem:
@@ -106,7 +108,7 @@ def read(path) -> annotation_types.Annotations:
 
 
 def _keypoints(flat, num_keypoints):
-  """COCO's flat list -> keypoints, visible, and what is wrong with it or None."""
+  """Reads COCO's flat list; returns (keypoints, visible, None) or (None, None, problem)."""
   try:
     values = np.array(flat, np.float64)
   except (TypeError, ValueError):
@@ -122,8 +124,8 @@ def _keypoints(flat, num_keypoints):
   return np.where(visible[:, None] > 0, values[:, :2], 0).astype(np.float32), visible, None
 
 
-def _clip_box(box, limit):
-  """The box within its image by the released code's rule, or the reason why there is none."""
+def _clip_box(box, image_size):
+  """Clips the box by the released code's rule; returns (box, None) or (None, reason to drop it)."""
   try:
     x, y, width, height = (float(value) for value in box)
   except checks.MALFORMED:
@@ -131,8 +133,8 @@ def _clip_box(box, limit):
   if not np.isfinite([x, y, width, height]).all():
     return None, 'box is not finite'
   left, top = max(0.0, x), max(0.0, y)
-  right = min(limit[0] - 1.0, left + max(0.0, width - 1))
-  bottom = min(limit[1] - 1.0, top + max(0.0, height - 1))
+  right = min(image_size[0] - 1.0, left + max(0.0, width - 1))
+  bottom = min(image_size[1] - 1.0, top + max(0.0, height - 1))
   if width <= 0 or height <= 0 or right <= left or bottom <= top:
     return None, 'box without area in the image'
   return np.array([left, top, right - left, bottom - top], np.float32), None

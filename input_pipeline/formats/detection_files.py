@@ -7,12 +7,13 @@ from mrpose_jax import errors
 
 
 def read(path, score_threshold: float = 0.0, category_id: int = 1) -> dict[str, np.ndarray]:
-  """Reads a COCO detection result file; other categories than `category_id` are left out.
+  """Reads the boxes of one category from a COCO detection result file.
 
   Args:
     path: a JSON list of {'image_id', 'category_id', 'bbox', 'score'}.
-    score_threshold: lower scores are left out.
-    category_id: of what is annotated; 1 is COCO's person. Rows without one are of it.
+    score_threshold: boxes with a lower score are left out.
+    category_id: category of the annotations; 1 is COCO's person. Rows without a category_id belong
+      to it.
 
   Returns:
     {'image_ids' [N] int64, 'boxes' [N, 4] float32 xywh, 'scores' [N] float32}, in the file's order.
@@ -43,7 +44,7 @@ def read(path, score_threshold: float = 0.0, category_id: int = 1) -> dict[str, 
   if categories and category_id not in categories:
     raise errors.DataError(
       f'{path}: has boxes of category_id {sorted(categories)[0]} and none of {category_id}, '
-      'which the annotations have; change one of them'
+      'the category_id of the annotations; make the two files agree'
     )
   image_ids, boxes, scores = zip(*rows) if rows else ((), (), ())
   return {

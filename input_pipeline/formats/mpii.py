@@ -18,10 +18,11 @@ def read(path) -> annotation_types.Annotations:
   set, 'joints' and 'joints_vis'; coordinates are 1-based. The box is the square of side 200 x scale
   around the centre moved down by 15 x scale, so padding it by 1.25 gives the region that
   SimpleBaseline crops. People are numbered by row and images by their first appearance; the rows
-  of the benchmark's ground truth come in the same order.
+  of the benchmark's ground truth are in the same order.
 
   Raises:
-    DataError: as `read_coco`.
+    DataError: not an MPII annotation file, or invalid records; all problems are counted and the
+      first few named.
   """
   content = checks.read_json(path)
   if not isinstance(content, list):

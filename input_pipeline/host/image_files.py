@@ -1,4 +1,4 @@
-"""Image files -> RGB pixels, and the patch of an image that a crop needs."""
+"""Decodes image files to RGB pixels, and cuts the patch of an image that a crop needs."""
 
 import io
 import pathlib
@@ -11,21 +11,21 @@ from PIL import UnidentifiedImageError
 
 from mrpose_jax import errors
 
-MAX_PIXELS = 80_000_000  # beyond it an image is refused by its header, before any memory is taken
+MAX_PIXELS = 80_000_000  # larger images are refused by their header, before memory is allocated
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
   """Decodes an image file to uint8 [H, W, 3] RGB.
 
   Grayscale, palette, CMYK and 16-bit images are converted, transparency is dropped, and an EXIF
-  orientation is ignored: annotations are in the pixels as stored.
+  orientation is ignored, because annotations refer to the pixels as stored.
 
   Args:
     data: the file's bytes; any format that Pillow reads.
     where: names the image in errors.
 
   Raises:
-    DataError: not an image, truncated, or more than MAX_PIXELS.
+    DataError: not an image, truncated, or more than MAX_PIXELS pixels.
   """
   pixels = _decode_colour_jpeg(data)
   if pixels is not None:
@@ -42,7 +42,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
       gray = np.clip(gray / (257 if deep else 1), 0, 255).astype(np.uint8)
       return np.repeat(gray[..., None], 3, -1)
     if image.mode != 'RGB':  # converting RGB would copy it
-      image.info.pop('transparency', None)  # of a palette; Pillow warns before it drops it
+      image.info.pop('transparency', None)  # Pillow would warn about a palette's
       image = image.convert('RGB')
     return np.asarray(image)
   except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -53,23 +53,23 @@ def decode(data: bytes, where: str) -> np.ndarray:
 
 
 def _decode_colour_jpeg(data):
-  """Pillow's pixels of a sound colour JPEG, sooner and without Python's lock; None for all else."""
+  """Decodes an intact colour JPEG like Pillow, but faster and without Python's lock; else None."""
   try:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     if colours == 'YCbCr' and height * width <= MAX_PIXELS:
       return simplejpeg.decode_jpeg(data)
-  except ValueError:  # also of what a decoder could get over: Pillow says what it is
+  except ValueError:  # even for minor damage; Pillow decides whether the file is readable
     pass
   return None
 
 
 def read(path) -> np.ndarray:
-  """The image file at `path` as uint8 [H, W, 3] RGB; raises DataError."""
+  """Reads the image file at `path` as uint8 [H, W, 3] RGB; raises DataError."""
   return decode(read_bytes(path), str(path))
 
 
 def read_bytes(path) -> bytes:
-  """The file's content; raises DataError."""
+  """Reads the file's content; raises DataError."""
   try:
     return pathlib.Path(path).read_bytes()
   except OSError as error:
@@ -77,7 +77,7 @@ def read_bytes(path) -> bytes:
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int, subsampling: int = 0) -> bytes:
-  """uint8 [H, W, 3] -> JPEG; subsampling of the chroma is 0 for none (4:4:4), 2 for 4:2:0."""
+  """Encodes uint8 [H, W, 3] as JPEG; chroma subsampling is 0 for none (4:4:4), 2 for 4:2:0."""
   buffer = io.BytesIO()
   options = {'quality': quality, 'subsampling': subsampling, 'optimize': True}
   Image.fromarray(pixels).save(buffer, 'JPEG', **options)
@@ -98,19 +98,19 @@ class Patch(NamedTuple):
   zoom: np.ndarray
 
 
-# A patch shows up to so many image pixels more along each axis than what it was cut for.
+# A patch shows up to this many more image pixels along each axis than it was cut for.
 MARGIN = 5
 
 
 def cut_patch(image: np.ndarray, low, high, canvas: int, max_zoom: float = 1.0) -> Patch:
-  """The part of an image between two corners, no larger than the canvas.
+  """Cuts the part of an image between two corners, no larger than the canvas.
 
   Args:
     image: uint8 [H, W, 3].
-    low, high: [2] xy corners in image pixels, outside the image or not. One pixel more is cut all
-      around, so that bilinear sampling up to the corners sees what it would see in the image.
+    low, high: [2] xy corners in image pixels, inside the image or not. One more pixel is cut on
+      each side, so that bilinear sampling up to the corners gives the same values as in the image.
     canvas: longest side in pixels; a larger patch is averaged down to it.
-    max_zoom: patch pixels per image pixel that the patch has at most.
+    max_zoom: upper limit of the patch's zoom, in patch pixels per image pixel.
   """
   limit = np.array(image.shape[1::-1])
   low = np.clip(np.floor(low) - 1, 0, limit - 1).astype(np.int64)
@@ -119,10 +119,10 @@ def cut_patch(image: np.ndarray, low, high, canvas: int, max_zoom: float = 1.0) 
   size = high - low
   zoom = np.full(2, min(1.0, max_zoom, canvas / size.max()))
   if zoom[0] < 1:
-    # Rounded down, so that the zoom of neither axis is above what was asked for.
+    # Rounded down, so that the zoom of neither axis exceeds the requested one.
     small = np.maximum(np.floor(size * zoom + 1e-6).astype(np.int64), 1)
-    # Pillow's BOX gives each pixel to one average as a whole, which moves dots by up to 0.4 pixels.
+    # Pillow's BOX adds each pixel as a whole to one average, which moves dots by up to 0.4 pixels.
     shrunk = Image.fromarray(pixels).resize(tuple(small.tolist()), Image.Resampling.HAMMING)
     pixels = np.asarray(shrunk)
-    zoom = np.minimum(small / size, zoom)  # a single pixel may stand for less than its area
+    zoom = np.minimum(small / size, zoom)  # a side raised to one pixel would exceed the zoom
   return Patch(pixels, low.astype(np.float32), zoom.astype(np.float32))

@@ -1,8 +1,8 @@
-"""Prepared records -> batches on the devices.
+"""Loads prepared records as batches for the devices.
 
-The host reads, decodes and batches; nothing else. Which people make up a step is a function of
-(seed, step) alone, so a run that goes on at step n reads what an unbroken run would have read, with
-any number of workers.
+The host only reads, decodes and batches. The people of a step depend on (seed, step) alone, so a
+run that is resumed at step n reads the same batches as an uninterrupted run, with any number of
+workers.
 """
 
 import collections
@@ -34,22 +34,22 @@ from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 
-# Threads beyond the cores, or beyond what Python's lock lets work, only get in each other's way.
+# More threads than cores, or than Python's lock lets run at once, only slow each other down.
 _THREADS = min(8, os.cpu_count() or 1)
 _READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
 
-# What the metadata say of the crops that the patches were cut for.
+# Metadata keys of the crop settings that the patches were cut for.
 CROPS = ('aspect', 'padding', 'scale', 'canvas')
 
 
 class Rows(NamedTuple):
-  """What the host keeps of an evaluation batch, one row a person.
+  """The part of an evaluation batch that the host keeps, one row per person.
 
   Attributes:
     image_ids: [M] int64.
     person_ids: [M] int64; -1 for a detection.
     box_scores: [M] float32; 1 for an annotated box.
-    center, size: [M, 2] float32 of the regions, in image pixels.
+    center, size: [M, 2] float32 centres and sizes of the regions, in image pixels.
   """
 
   image_ids: np.ndarray
@@ -61,10 +61,10 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A prepared data set: where it is, and what its metadata say.
+  """A prepared data set: its folder and its metadata.
 
-  `test_sets` names the splits whose keypoints are not published, and `images_sha256` holds a hash
-  of the images of each split.
+  `test_sets` names the splits whose keypoints are unpublished, and `images_sha256` holds a hash of
+  the images of each split.
   """
 
   folder: pathlib.Path
@@ -79,24 +79,24 @@ class Dataset:
     return records.Records(self.folder, split)
 
   def annotation_file(self, split: str) -> pathlib.Path:
-    """The copy of the split's annotation file that lies beside the records."""
+    """Path of the copy of the split's annotation file beside the records."""
     return self.folder / self.annotation_files[split]
 
   @functools.cached_property
   def category_id(self) -> int:
-    """Of what the validation split's COCO file annotates; 1, a person, in other files."""
+    """Category id of the validation split's COCO annotations; 1 (a person) for other formats."""
     content = json.loads(self.annotation_file('validation').read_bytes())
     categories = content['categories'] if 'categories' in content else []
     return next((c['id'] for c in categories if c.get('keypoints')), 1)
 
   @functools.cached_property
   def people_of_images(self) -> dict[int, int]:
-    """Annotated people of each image of split 'validation', by its id, in the records' order."""
+    """Number of annotated people by validation image id, in the records' order."""
     records_of_images = self.source('validation')
     return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
 
   def fingerprint(self) -> str:
-    """Hash of all images, of names and sizes of all files, and of what the descriptions say."""
+    """Hash of all images, the names and sizes of all files, and the contents of the JSON files."""
     digest = hashlib.sha256(str(sorted(self.images_sha256.items())).encode())
     for path in sorted(self.folder.iterdir()):
       digest.update(f'{path.name} {path.stat().st_size}'.encode())
@@ -106,13 +106,14 @@ class Dataset:
 
 
 def open_dataset(name: str, data_dir) -> Dataset:
-  """The newest prepared version of a data set.
+  """Opens the newest prepared version of a data set.
 
   Raises:
-    DataError: it was not prepared, or by an older version, or what describes it is damaged or gone.
+    DataError: it was not prepared, it was prepared by an older version of the code, or its metadata
+      are damaged or missing.
   """
   root = pathlib.Path(data_dir).expanduser() / name
-  # A preparation that was killed leaves a folder such as 1.0.0.incomplete.4R7K2P.
+  # The pattern excludes folders of killed preparations, such as 1.0.0.incomplete.4R7K2P.
   versions = {
     tuple(map(int, path.name.split('.'))): path
     for path in root.glob('*')
@@ -157,23 +158,23 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[batching.PersonBatch]:
-  """This process's part of every global batch from `start_step` on, without end.
+  """Yields this process's part of every global batch from `start_step` on, without end.
 
-  Each epoch is a new shuffle of all people; the last batch of an epoch is filled from the next, so
-  every person is seen once an epoch.
+  Each epoch is a new shuffle of all people. The last batch of an epoch is completed from the next
+  epoch, so every person is read once per epoch.
 
   Args:
     dataset: from `open_dataset`.
-    batch_size: of the whole run; each process yields its share of neighbouring rows, so that the
-      shares of all processes, one behind the other, are the batch that one process would yield.
-    seed: of the shuffle.
-    start_step: of the first batch.
-    num_workers: processes that decode; 0 decodes in threads of this one.
-    process_index, process_count: of jax.distributed.
+    batch_size: global batch size. Each process yields its share of consecutive rows; the shares of
+      all processes, concatenated, are the batch that a single process would yield.
+    seed: seed of the shuffle.
+    start_step: step of the first batch.
+    num_workers: number of processes that decode; 0 decodes in threads of this process.
+    process_index, process_count: as in jax.distributed.
 
   Raises:
-    ConfigError: a batch size that cannot be shared.
-    DataError: on opening or on the way, records that cannot be read, or a worker that was killed.
+    ConfigError: a batch size that is not a multiple of process_count.
+    DataError: records that cannot be read, on opening or later, or a worker that was killed.
   """
   share = _share(batch_size, process_count)
   source = dataset.source('train')
@@ -188,11 +189,11 @@ def train_batches(
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
     options = grain.MultiprocessingOptions(num_workers=num_workers)
     batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
-  return _watched(iter(batches))
+  return _report_dead_workers(iter(batches))
 
 
 def person_ids(dataset: Dataset, batch_size: int, seed: int, step: int) -> list[int]:
-  """Of the people of step number `step`, from 0, of `train_batches`, over all processes."""
+  """Ids of the people in step `step` (from 0) of `train_batches`, over all processes."""
   source = dataset.source('train')
   people = _people_in_order(source, seed)
   rows = range(step * batch_size, (step + 1) * batch_size)
@@ -207,26 +208,27 @@ def evaluation_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[tuple[batching.PersonBatch, Rows]]:
-  """Every person of split 'validation' once; batches are filled up with empty patches.
+  """Yields every person of split 'validation' once; batches are filled up with empty patches.
 
-  Each image is decoded once, however many boxes it has. A process takes the images index, index +
-  count, ...; all of them yield as many batches as the one with the most people needs.
+  Each image is decoded once, however many boxes it has. Each process reads every process_count-th
+  image, starting at process_index. All processes yield the same number of batches, which is that of
+  the process with the most people.
 
   Args:
     dataset: from `open_dataset`.
-    batch_size: of the whole run; each process yields its share.
-    canvas: side of the patches in pixels; a region that shows more of its image is averaged
-      down to it.
-    detections: from `annotations.read_detections`; by default the annotated boxes are used.
-    process_index, process_count: of jax.distributed.
+    batch_size: global batch size; each process yields its share.
+    canvas: side of the patches in pixels; a region that covers more image pixels is averaged down.
+    detections: from `detection_files.read`; by default the annotated boxes are used.
+    process_index, process_count: as in jax.distributed.
 
   Yields:
-    A batch of this process's share of people, and the rows of those that are real (the first
-    ones, perhaps none).
+    A batch of this process's share of people, and the Rows of its real people, which come first.
+    A batch may have none.
 
   Raises:
-    ConfigError: a batch size that cannot be shared.
-    DataError: no detection is on any of the images, or records that cannot be read.
+    ConfigError: a batch size that is not a multiple of process_count.
+    DataError: no person is annotated, no detection belongs to any of the images, or records cannot
+      be read.
   """
   share = _share(batch_size, process_count)
   source = dataset.source('validation')
@@ -238,35 +240,35 @@ def evaluation_batches(
       by_image[image_id].append(row)
     counts = [len(by_image[image_id]) for image_id in dataset.people_of_images]
   if not sum(counts):
-    what = (
-      'no person is annotated' if detections is None else 'no detection is on one of the images'
-    )
-    raise errors.DataError(f'{dataset.folder}: {what} of split validation')
+    problem = 'no person is annotated in'
+    if detections is not None:
+      problem = 'no detection is on an image of'
+    raise errors.DataError(f'{dataset.folder}: {problem} split validation')
   shares = [sum(list(counts)[i::process_count]) for i in range(process_count)]
 
-  def people(record):
+  def add_boxes(record):
     if detections is None:
-      found = record['people']
-      box = np.asarray(found['box'], np.float32).reshape(-1, 4)
-      ids = np.asarray(found['person_id'], np.int64)
+      people = record['people']
+      box = np.asarray(people['box'], np.float32).reshape(-1, 4)
+      ids = np.asarray(people['person_id'], np.int64)
       return record, box, ids, np.ones(len(box), np.float32)
     rows = np.array(by_image[int(record['image_id'])], np.int64)
-    boxes_found, scores = detections['boxes'][rows], detections['scores'][rows]
-    return record, boxes_found, np.full(len(rows), -1, np.int64), scores
+    box, scores = detections['boxes'][rows], detections['scores'][rows]
+    return record, box, np.full(len(rows), -1, np.int64), scores
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
-  patches = patches.map(people).map(_EvaluationPatches(dataset, canvas))
+  patches = patches.map(add_boxes).map(_EvaluationPatches(dataset, canvas))
   patches = patches.to_iter_dataset(_READ)
   pairs = itertools.chain.from_iterable(patches)
   filler = batching.empty(dataset.skeleton.num_keypoints)
   for _ in range(math.ceil(max(shares) / share)):
-    some = list(itertools.islice(pairs, share))
-    examples = [example for example, _ in some] + [filler] * (share - len(some))
-    yield batching.stack(examples, canvas), _columns([row for _, row in some])
+    people = list(itertools.islice(pairs, share))
+    examples = [example for example, _ in people] + [filler] * (share - len(people))
+    yield batching.stack(examples, canvas), _stack_rows([row for _, row in people])
 
 
 def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
-  """Yields put(batch), having started the transfers of the next `ahead` batches."""
+  """Yields put(batch); the transfers of the next `ahead` batches have then started."""
   queue = collections.deque()
   for next_batch in batches:
     queue.append(put(next_batch))
@@ -277,10 +279,10 @@ def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatch:
-  """Number of a step -> PersonBatch of rows `first` to `first + count` of the step's people."""
+  """Maps a step to the PersonBatch of rows `first` to `first + count` of its global batch."""
 
   source: records.Records
-  people: grain.MapDataset  # numbers of records of one person each, in the order of training
+  people: grain.MapDataset  # record numbers (one person each), in training order
   crops: dict[str, float]
   batch_size: int
   first: int
@@ -288,8 +290,8 @@ class _TrainBatch:
 
   def __call__(self, step: int) -> batching.PersonBatch:
     first = step * self.batch_size + self.first
-    found = [self.source[self.people[i]] for i in range(first, first + self.count)]
-    box = np.concatenate([record['people']['box'] for record in found])
+    rows = [self.source[self.people[i]] for i in range(first, first + self.count)]
+    box = np.concatenate([record['people']['box'] for record in rows])
     center, size = geometry.box_to_region(box, self.crops['aspect'], self.crops['padding'])
     examples = [
       batching.person_example(
@@ -299,7 +301,7 @@ class _TrainBatch:
         record['people']['keypoints'][0],
         record['people']['visible'][0],
       )
-      for i, record in enumerate(found)
+      for i, record in enumerate(rows)
     ]
     return batching.stack(examples, int(self.crops['canvas']))
 
@@ -311,13 +313,13 @@ def _person_pixels(record):
 
 @dataclasses.dataclass(frozen=True)
 class _EvaluationPatches:
-  """Record of one image and its boxes -> a list of (PersonBatch of one, Rows of one)."""
+  """Maps the record of one image and its boxes to a list of one (PersonBatch, Rows) per box."""
 
   dataset: Dataset
   canvas: int
 
-  def __call__(self, found):
-    record, box, person_ids, scores = found
+  def __call__(self, record_and_boxes):
+    record, box, person_ids, scores = record_and_boxes
     if not len(box):
       return []
     crops = self.dataset.crops
@@ -334,8 +336,8 @@ class _EvaluationPatches:
     return examples
 
 
-def _columns(rows: list[Rows]) -> Rows:
-  """Rows of one -> Rows of all, of the right types where there is none."""
+def _stack_rows(rows: list[Rows]) -> Rows:
+  """Stacks the Rows of single people; types and shapes are right even if there are none."""
   ids, person_ids, scores, center, size = zip(*rows) if rows else [()] * len(Rows._fields)
   return Rows(
     np.array(ids, np.int64),
@@ -347,7 +349,7 @@ def _columns(rows: list[Rows]) -> Rows:
 
 
 def _share(batch_size, process_count):
-  """People of a batch that each process yields; raises ConfigError."""
+  """Number of people that each process yields per batch; raises ConfigError."""
   if batch_size % process_count:
     raise errors.ConfigError(
       f'batch size {batch_size} cannot be shared by {process_count} processes'
@@ -356,12 +358,12 @@ def _share(batch_size, process_count):
 
 
 def _people_in_order(source, seed) -> grain.MapDataset:
-  """Numbers of records in the order of training, without end; each epoch is a new shuffle."""
+  """Record numbers in training order, without end; each epoch is a new shuffle."""
   return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
 
 
 def _end_with_parent(worker_index, worker_count):
-  """Lets a worker process end when its parent does, also where the parent was killed."""
+  """Makes a worker process end when its parent ends, even if the parent was killed."""
   del worker_index, worker_count
 
   def wait():
@@ -371,8 +373,8 @@ def _end_with_parent(worker_index, worker_count):
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _watched(batches):
-  """The batches; the death of a worker becomes a DataError, and no worker outlives the iterator."""
+def _report_dead_workers(batches):
+  """Yields the batches; a worker's death raises DataError, and no worker outlives the iterator."""
   try:
     yield from batches
   except RuntimeError as error:
@@ -380,8 +382,8 @@ def _watched(batches):
       raise
     code = re.search(r'exit code (-?\d+)', str(error))
     raise errors.DataError(
-      f'a process that decodes images died (exit code {code[1] if code else "unknown"}; -9 is '
-      'what a machine short of memory does); start again, perhaps with fewer data.num_workers'
+      f'a process that decodes images died (exit code {code[1] if code else "unknown"}; -9 '
+      'usually means that memory ran out); start again, perhaps with fewer data.num_workers'
     ) from error
   finally:
     batches.close()

@@ -1,4 +1,4 @@
-"""Weights by the rule of the golden arrays, so that no file has to hold them."""
+"""Generates the weights of the golden arrays by their rule, so that no file has to hold them."""
 
 import zlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def state_dict(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
-  """PyTorch names and shapes -> tensors drawn from (seed, name)."""
+  """Maps PyTorch names and shapes to tensors drawn from (seed, name)."""
   return {name: _tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
 
 

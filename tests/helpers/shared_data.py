@@ -1,4 +1,4 @@
-"""Finds the golden arrays and sample data beside the project; tests skip where they are absent."""
+"""Finds the golden arrays and sample data beside the project; without them tests are skipped."""
 
 import pathlib
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 CATEGORY = {'id': 1, 'name': 'robot', 'keypoints': ['left_hand', 'right_hand', 'head']}
-# People of each image; images are 80 wide and 64 high.
+# Boxes of the people by image id; images are 80 pixels wide and 64 high.
 BOXES = {
   'train2017': {
     11: [(5, 6, 31, 41), (30, 2, 21, 61)],
@@ -22,7 +22,7 @@ BOXES = {
 
 
 def write(source):
-  """Writes both sets below `source`; person i of image 12 is number 120 + i."""
+  """Writes both sets into `source`; person i of image 12 has id 120 + i."""
   (source / 'annotations').mkdir(parents=True)
   for image_set, boxes in BOXES.items():
     folder = source / 'images' / image_set

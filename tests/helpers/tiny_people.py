@@ -1,4 +1,4 @@
-"""A few drawn people, prepared once a test session, and the smallest configuration for them."""
+"""A few drawn people, prepared once per test session, and the smallest configuration for them."""
 
 import functools
 import pathlib
@@ -11,7 +11,7 @@ from input_pipeline.datasets.synthetic import synthetic_people
 
 @functools.cache
 def data_dir() -> pathlib.Path:
-  """Folder with data set 'coco': 12 images to train on, 5 to validate on."""
+  """Folder with a data set 'coco' of 12 training images and 5 validation images."""
   folder = pathlib.Path(tempfile.mkdtemp(prefix='tiny_people_'))
   source = folder / 'source'
   synthetic_people.write_coco(source, 'train', 12, seed=0, processes=1)
@@ -21,7 +21,7 @@ def data_dir() -> pathlib.Path:
 
 
 def config(**train):
-  """simple_baseline on ResNet-18, width 4, 128x96, 8 people a step; `train` overrides."""
+  """simple_baseline of width 4, 8 people per step; `train` overrides fields of config.train."""
   made = custom.get_config('simple_baseline,width=4')
   made.data.data_dir = str(data_dir())
   made.train.update({'batch_size': 8, 'log_every': 2, 'evaluate_every': 1.0, **train})

@@ -1,4 +1,4 @@
-"""A workdir as training leaves it, without the training: an untrained network with clear peaks."""
+"""Writes a workdir like that of a training run, with an untrained network with clear peaks."""
 
 import dataclasses
 import pathlib
@@ -15,9 +15,9 @@ from mrpose_jax.runtime import checkpoint
 
 
 def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=()) -> pathlib.Path:
-  """Writes checkpoint 0 of a network of width 4 and the smallest batches, canvas and input.
+  """Writes checkpoint 0 of a network of width 4 with small batches, canvas and input.
 
-  `without`: (section, field) pairs that the stored configuration lacks.
+  `without`: (section, field) pairs to omit from the stored configuration.
   """
   config = custom.get_config(f'{network},width=4')
   config.data.image_size = (64, 64)
@@ -28,7 +28,7 @@ def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=(
   r = np.random.default_rng(0)
 
   def drawn(path, x):
-    """Kernels that keep a signal's size, so that float32 decides every peak alike."""
+    """Draws kernels that keep a signal's size, so that float32 always finds the same peaks."""
     if path[-1].key != 'kernel':
       return x
     fan_in = x.shape[0] * x.shape[1] * min(x.shape[2:])

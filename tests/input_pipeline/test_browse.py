@@ -49,15 +49,15 @@ def test_the_crops_are_those_of_the_training_steps(config, dataset):
     for n in range(batch_size):
       cell, caption = cells[step * batch_size + n]
       assert caption.startswith(f'step {step}, row {n}: ')
-      assert caption.endswith('mirrored') == bool(examples.drawn.flip[n])
+      assert caption.endswith('mirrored') == bool(examples.draws.flip[n])
       expected = browse.draw(crops[n], examples.keypoints[n], examples.visible[n], dataset.skeleton)
-      # A pixel between two values may be rounded to either, compiled or not.
+      # Compiled and uncompiled code may round a pixel between two values differently.
       difference = np.abs(cell[:, :192].astype(int) - expected)
       assert difference.mean() < 0.05
 
 
 def test_keypoints_lie_on_their_heatmaps(config, dataset):
-  """Where the left half has a keypoint, the right half glows."""
+  """The right half glows where the left half has a keypoint."""
   make_examples = train.make_examples(
     predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
   )
@@ -65,7 +65,7 @@ def test_keypoints_lie_on_their_heatmaps(config, dataset):
   examples = make_examples(0, batch)
   cells = browse.training_cells(dataset, config)
   for n, (cell, _) in zip(range(config.train.batch_size), cells):
-    glow = np.ptp(cell[:, 192:].astype(int), axis=-1)  # the rest is grey
+    glow = np.ptp(cell[:, 192:].astype(int), axis=-1)  # everything else is grey
     seen = np.asarray(examples.weights[n]) > 0
     for x, y in 2 * np.asarray(examples.keypoints[n])[seen] + 0.5:
       if 0 <= x < 192 and 0 <= y < 256:
@@ -73,7 +73,7 @@ def test_keypoints_lie_on_their_heatmaps(config, dataset):
 
 
 def test_validation_crops_carry_their_annotations(config, dataset):
-  """A head's nose is drawn in the middle's colour where its record says."""
+  """Each crop shows a keypoint in the colour of the body's middle, such as the nose."""
   cells = dict((caption, cell) for cell, caption in browse.validation_cells(dataset, config))
   people = sum(len(record['people']['person_id']) for record in dataset.source('validation'))
   assert len(cells) == people

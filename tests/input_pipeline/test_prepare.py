@@ -52,7 +52,7 @@ def test_other_settings_are_refused_until_overwritten(source, data_dir):
     with pytest.raises(errors.DataError, match='was prepared with other settings'):
       prepare.prepare('coco', source, data_dir, **{'validation': ''} | changed)
   with pytest.raises(errors.DataError, match='was prepared with other settings'):
-    prepare.prepare('coco', source, data_dir)  # with the validation split now
+    prepare.prepare('coco', source, data_dir)  # now with the validation split
   assert files_of(data_dir) == before
   prepare.prepare('coco', source, data_dir, validation='', canvas=32, overwrite=True)
   assert loader.open_dataset('coco', data_dir).crops['canvas'] == 32
@@ -110,7 +110,7 @@ def test_all_unusable_images_are_told_together(source, data_dir):
       '12.png: not a readable image (the file is empty)',
       '13.png: not a readable image (not of a known image format)',
       '21.png: not a readable image (',
-      '22.png: 64x80 pixels, and 80x64 in the annotation file',
+      '22.png: 64x80 pixels, but 80x64 in the annotation file',
     ):
       assert part in message
     assert not list(data_dir.glob('[!.]*'))
@@ -185,7 +185,7 @@ def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
   image = source / 'images/val2017/23.png'
   content = image.read_bytes()
   image.unlink()
-  os.mkfifo(image)  # a process waits for its content for ever
+  os.mkfifo(image)  # a process waits forever for its content
   command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
   folders = [f'--source={source}', f'--data_dir={data_dir}']
   run = subprocess.Popen([*command, *folders], cwd=ROOT)
@@ -212,7 +212,7 @@ def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_di
   image = source / 'images/val2017/23.png'
   content = image.read_bytes()
   image.unlink()
-  os.mkfifo(image)  # a process waits for its content for ever
+  os.mkfifo(image)  # a process waits forever for its content
   command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
   folders = [f'--source={source}', f'--data_dir={data_dir}']
   with subprocess.Popen([*command, *folders], cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
@@ -225,7 +225,7 @@ def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_di
     finally:
       run.kill()
   assert run.returncode == 3
-  # Before it stand what was made of the keypoints' names, and the sigmas that the file lacks.
+  # Warnings about the inferred flip pairs and the missing OKS sigmas precede it.
   *notes, last = told.splitlines()
   assert last.startswith('DataError: a process was killed')
   assert len(notes) == 4 and all('flip pairs' in n or 'no OKS sigmas' in n for n in notes)
@@ -239,7 +239,7 @@ def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_di
 
 
 def readers(pid):
-  """The processes that read images; the other child keeps account of shared memory."""
+  """The processes that read images; the other child tracks shared resources."""
   return [child for child in children(pid) if 'spawn_main' in _read(f'/proc/{child}/cmdline')]
 
 

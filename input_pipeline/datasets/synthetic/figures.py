@@ -1,11 +1,11 @@
-"""An articulated person: a body around a pose, clothes, and how they are painted.
+"""An articulated person: a body around a pose, its clothes, and how they are painted.
 
 A person is a set of convex hulls of balls: a limb is the hull of two or three balls, a torso the
-union of three hulls. Seen without perspective a ball is a disc and the picture of the hull is the
-hull of the discs, so one formula draws every part from every side (`canvas.outline`). Parts are
-painted in the order of their depth.
+union of three hulls. Without perspective, a ball appears as a disc and a hull of balls as the hull
+of their discs, so one formula (`painting.outline`) draws every part from every side. Parts are
+painted in order of depth, the farthest first.
 
-Axes and units are those of `pose` until the person is drawn.
+Axes and units are those of `poses` until the person is drawn.
 """
 
 import dataclasses
@@ -14,19 +14,18 @@ import numpy as np
 
 from input_pipeline.datasets.synthetic import painting
 from input_pipeline.datasets.synthetic import poses
-from input_pipeline.datasets.synthetic.poses import SIDES
 from mrpose_jax import skeletons
 
-# One number each in the picture of part ids, from which the visibility flags are read.
+# Each part has its own id in `Canvas.ids`, from which the visibility flags are derived.
 _ON_EACH_SIDE = ('ear', 'upper_arm', 'forearm', 'hand', 'thigh', 'shin', 'foot')
 PARTS = (
   *('torso', 'pelvis', 'neck', 'head', 'hair'),
-  *(f'{side}_{part}' for side in SIDES for part in _ON_EACH_SIDE),
+  *(f'{side}_{part}' for side in poses.SIDES for part in _ON_EACH_SIDE),
 )
 
-# The parts a keypoint is seen on; what else lies over it hides it.
+# The parts on which a keypoint is visible; any other part on top hides it.
 SEEN_ON = {'nose': ('head',)}
-for _side in SIDES:
+for _side in poses.SIDES:
   SEEN_ON |= {
     f'{_side}_eye': ('head',),
     f'{_side}_ear': (f'{_side}_ear',),
@@ -46,7 +45,7 @@ HAIRS = ((30, 24, 22), (58, 38, 26), (96, 62, 36), (150, 104, 54), (206, 170, 10
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """What a person wears and how they are built; colours are RGB in 0..255."""
+  """A person's clothes and build; colours are RGB in 0..255."""
 
   skin: np.ndarray
   hair: np.ndarray
@@ -55,16 +54,16 @@ class Look:
   trousers: np.ndarray
   shoes: np.ndarray
   hat: np.ndarray | None
-  # Cloth along a limb: 0.5 is half of the upper limb, 2 covers both.
+  # Length of the cloth along arms and legs: 0.5 covers half of the upper limb, 2 covers both limbs.
   sleeves: float
   legs: float
   skirt: bool
   long_hair: bool
   # How far the shirt is open below the neck.
   neckline: float
-  # Cosine at which the hair begins; lower covers more of the head.
+  # Cosine at which the hair begins; a lower one covers more of the head.
   hairline: float
-  # Factor on the thickness of everything.
+  # Factor on the thickness of trunk and limbs.
   build: float
 
   @classmethod
@@ -114,7 +113,7 @@ class Figure:
   """A person in a pose.
 
   Attributes:
-    pose: where the joints are.
+    pose: positions of the joints.
     look: clothes and build.
     parts: in painting order.
   """
@@ -132,10 +131,12 @@ class Figure:
       return [at['neck'] * height + chest @ [side * half, 0, 0] for side in (1, -1)]
 
     b = look.build
-    shoulders = [(at[f'{side}_shoulder'] * 0.93 + at['neck'] * 0.07, 0.04 * b) for side in SIDES]
+    shoulders = [
+      (at[f'{side}_shoulder'] * 0.93 + at['neck'] * 0.07, 0.04 * b) for side in poses.SIDES
+    ]
     ribs = [(point, 0.062 * b) for point in level(0.66, 0.058 * b)]
     waist = [(point, 0.06 * b) for point in level(0.3, 0.045 * b)]
-    hips = [(at[f'{side}_hip'], 0.066 * b) for side in SIDES]
+    hips = [(at[f'{side}_hip'], 0.066 * b) for side in poses.SIDES]
     hem = [(0.7 * h[0] + 0.3 * w[0], 0.069 * b) for h, w in zip(hips, waist, strict=True)]
     collar = (at['neck'] + chest @ [0, 0.008, 0], 0.036 * b)
     depth = at['neck'][2] / 2 + 0.02
@@ -149,11 +150,11 @@ class Figure:
     parts = [
       Part('torso', shirt, look.shirt, depth, stripes=True),
       Part('pelvis', (_balls(*waist, *hips),), look.trousers, depth - 0.01),
-      # The collar lies over the neck, seen from wherever.
+      # The collar covers the neck from every viewpoint.
       Part('neck', (neck,), look.skin * 0.92, depth - 0.005),
     ]
     if chest[2, 2] > 0.3:
-      # The neckline tells the front of a shirt from its back.
+      # The neckline distinguishes the front of a shirt from its back.
       throat = at['neck'] + chest @ [0, 0.006, 0.034]
       dip = at['neck'] + chest @ [0, look.neckline, 0.05]
       parts.append(
@@ -163,10 +164,10 @@ class Figure:
       )
     if look.skirt:
       flare = []
-      for side, sign in SIDES.items():
+      for side, sign in poses.SIDES.items():
         knee, hip = at[f'{side}_knee'], at[f'{side}_hip']
         flare.append((hip + 0.72 * (knee - hip) + chest @ [sign * 0.035, 0, 0], 0.062 * b))
-      thighs = max(0.5 * at[f'{side}_knee'][2] for side in SIDES)
+      thighs = max(0.5 * at[f'{side}_knee'][2] for side in poses.SIDES)
       skirt = _balls(*waist, *hips, *flare)
       parts.append(Part('pelvis', (skirt,), look.trousers, max(depth - 0.008, thighs + 0.03)))
     return parts
@@ -188,7 +189,7 @@ class Figure:
     )
     if look.long_hair:
       fall = _balls((on(0, 0, -0.02), 0.068), (on(0, 0.085, -0.04), 0.052))
-      # It hangs behind the shoulders from the front, on them from the back.
+      # Seen from the front it hangs behind the shoulders, seen from the back in front of them.
       if head[2, 2] > 0.35:
         hanging = min(depth, at['neck'][2] / 2) - 0.02
       else:
@@ -203,7 +204,7 @@ class Figure:
       lift = 0.007 if head[2, 2] > 0 else -0.007
       parts.append(Part('hair', (brim,), look.hat * 0.85, depth + lift, soft=0.5))
 
-    for side, sign in SIDES.items():
+    for side, sign in poses.SIDES.items():
       ear = _balls((on(sign * 0.069, -0.007, -0.006), 0.0135), (on(sign * 0.066, 0.017, 0), 0.01))
       near = head[2, 0] * sign > -0.12
       lift = 0.004 if near else -0.004
@@ -228,13 +229,13 @@ class Figure:
     return parts
 
   def sees(self, x, y, z) -> bool:
-    """Whether a point of the head's surface, in the head's axes, is turned to the viewer."""
+    """Whether a point on the head's surface, in the head's axes, faces the viewer."""
     return (self.pose.head @ [x, y, z])[2] > 0.004
 
   def _limbs(self) -> list[Part]:
     at, look, b = self.pose.joints, self.look, self.look.build
     parts = []
-    for side in SIDES:
+    for side in poses.SIDES:
       a = {name.split('_')[1]: p for name, p in at.items() if name.startswith(side)}
       calf = 0.7 * a['knee'] + 0.3 * a['ankle'] - 0.12 * (a['toes'] - a['ankle'])
       arm = (
@@ -273,7 +274,7 @@ class Figure:
     return parts
 
   def bounds(self) -> np.ndarray:
-    """[2, 2]: least and greatest (x, y) of all parts."""
+    """Minimum and maximum (x, y) of all parts, [2, 2]."""
     balls = np.concatenate([hull for part in self.parts for hull in part.hulls])
     xy, radius = balls[:, :2], balls[:, 3:]
     return np.stack([(xy - radius).min(0), (xy + radius).max(0)])
@@ -281,12 +282,12 @@ class Figure:
   def draw(self, canvas: painting.Canvas, origin, scale: float, person: int) -> np.ndarray:
     """Paints the person with the pelvis at `origin` (x, y) and a standing height of `scale` px.
 
-    The ids of a person's parts follow each other: 1 + person * len(PARTS) + index in PARTS.
+    The ids of a person's parts are consecutive: 1 + person * len(PARTS) + index in PARTS.
 
     Returns:
-      bool [H, W]: the person's own pixels.
+      bool [H, W]: mask of the person's pixels.
     """
-    own = np.zeros(canvas.ids.shape, bool)
+    mask = np.zeros(canvas.ids.shape, bool)
     down = self.pose.chest[:2, 1]
     axis = down / max(np.linalg.norm(down), 1e-6)
     for part in self.parts:
@@ -305,15 +306,15 @@ class Figure:
         cap,
       )
       if painted is not None:
-        own[painted[0]] |= painted[1]
-    return own
+        mask[painted[0]] |= painted[1]
+    return mask
 
   def flags(self, ids: np.ndarray, keypoints: np.ndarray, person: int) -> np.ndarray:
-    """COCO's visibility [17] of this person's keypoints [17, 2] in the finished picture of ids.
+    """COCO's visibility [17] of this person's keypoints [17, 2], from the finished picture of ids.
 
-    0 outside the frame, and for features of a face turned well away; 2 where the topmost thing at
-    the keypoint's pixel is this person's part that the joint belongs to; 1 otherwise. A shoulder
-    or hip of the far side is not seen through the torso, though the torso is on top there.
+    A flag is 0 outside the frame, and for nose and eyes of a face turned well away. It is 2 where
+    the topmost part at the keypoint's pixel is one of this person's parts in SEEN_ON, and 1
+    otherwise. A shoulder or hip on the far side is hidden, although the torso on top is in SEEN_ON.
     """
     height, width = ids.shape
     columns, rows = np.round(keypoints).astype(int).T
@@ -323,14 +324,14 @@ class Figure:
         continue
       part = ids[rows[k], columns[k]] - 1 - person * len(PARTS)
       on_top = PARTS[part] if 0 <= part < len(PARTS) else None
-      seen = on_top in SEEN_ON[name]
+      visible = on_top in SEEN_ON[name]
       if on_top in ('torso', 'pelvis'):
         middle = self.pose.joints['neck' if 'shoulder' in name else 'pelvis'][2]
-        seen &= self.pose.joints[name][2] - middle > -0.055
+        visible &= self.pose.joints[name][2] - middle > -0.055
       if k < 3:
         turn = (self.pose.joints[name] - self.pose.joints['head'])[2]
         if turn < -0.02:
           continue
-        seen &= turn > 0
-      result[k] = 2 if seen else 1
+        visible &= turn > 0
+      result[k] = 2 if visible else 1
     return result

@@ -1,4 +1,4 @@
-"""Soft-shaded shapes painted over each other, and a record of which is on top."""
+"""Paints soft-shaded shapes over each other, and records which one is on top at each pixel."""
 
 import numpy as np
 from PIL import Image
@@ -8,14 +8,14 @@ from PIL import ImageFilter
 _TURN = np.linspace(0, 2 * np.pi, 40, endpoint=False)
 _COMPASS = np.stack([np.cos(_TURN), np.sin(_TURN)])  # [2, 40] unit vectors around the circle
 
-# Edges are drawn this many times larger and averaged down.
+# Edges are drawn larger by this factor and averaged down.
 _FINER = 3
 
 
 def outline(discs: np.ndarray) -> np.ndarray:
   """Convex hull of discs [N, 3] of (x, y, radius), as a polygon [40, 2].
 
-  In every direction the hull reaches as far as the disc that reaches farthest.
+  In each direction the hull reaches as far as the disc that reaches farthest.
   """
   farthest = (discs[:, :2] @ _COMPASS + discs[:, 2:]).argmax(0)
   return discs[farthest, :2] + discs[farthest, 2:] * _COMPASS.T
@@ -25,8 +25,8 @@ class Canvas:
   """A picture painted from back to front.
 
   Attributes:
-    rgb: float32 [3, H, W] in 0..255; planes, because numpy is fastest along rows.
-    ids: int16 [H, W], what was painted last at each pixel; 0 is scenery.
+    rgb: float32 [3, H, W] in 0..255; stored as planes, because NumPy is fastest along rows.
+    ids: int16 [H, W], id of the shape painted last at each pixel; 0 is scenery.
     light: [2] unit vector in the image, towards the light.
   """
 
@@ -41,14 +41,15 @@ class Canvas:
     Args:
       outlines: polygons [N, 2] in pixels; pixel centres are integers.
       colour: RGB in 0..255.
-      ident: what to write into `ids`.
-      soft: pixels over which the rim curves away; shades the shape and drops a soft shadow.
+      ident: the id to write into `ids`.
+      soft: width in pixels over which the rim curves away; it shades the shape and casts a shadow.
       stripes: (colour, origin [2], direction [2], period in pixels), or None.
       cap: (centre [2], radius in pixels, axis [3], threshold): keep only the part of this ball's
-        front on which the unit normal's product with the axis exceeds the threshold. Or None.
+        front on which the unit normal's product with the axis exceeds the threshold; or None.
 
     Returns:
-      Slices of the picture and the painted pixels there, bool; or None if outside the frame.
+      Slices of the painted window and a bool mask of the painted pixels in it; None if the shape
+      lies outside the frame.
     """
     height, width = self.ids.shape
     points = np.concatenate(outlines)

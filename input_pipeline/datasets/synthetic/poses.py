@@ -1,4 +1,4 @@
-"""How a drawn person stands, walks, runs or sits: the joints, drawn at random.
+"""Random poses of drawn people: the joints of a person who stands, walks, runs or sits.
 
 Axes: x to the right of the image, y down, z towards the viewer; a person who faces the viewer has
 their left at +x. Lengths are fractions of the person's standing height; the pelvis is the origin.
@@ -10,8 +10,8 @@ import numpy as np
 
 SIDES = {'left': 1, 'right': -1}
 
-# Ranges in degrees: swing (forwards) and spread (away from the middle) of the upper limb, then of
-# the lower limb. Both are measured from hanging straight down, not from the upper limb.
+# Ranges in degrees of swing (forwards) and spread (away from the middle), for the upper and for the
+# lower limb. All angles are measured from hanging straight down, not from the upper limb.
 ARMS = {
   'down': ((-12, 15), (5, 17), (0, 35), (-4, 12)),
   'swing': ((-35, 30), (4, 12), (5, 60), (-10, 8)),
@@ -29,7 +29,7 @@ ARM_ODDS = {
   'out': 0.07, 'forward': 0.06, 'phone': 0.05, 'behind': 0.03,
 }  # fmt: skip
 
-# The leading leg and the other one; which of them is the left is drawn at random.
+# The leading leg and the other leg; which of them is the left one is random.
 LEGS = {
   'stand': (((-4, 8), (1, 9), (-8, 2), (0, 6)), ((-4, 8), (1, 9), (-8, 2), (0, 6))),
   'astride': (((-4, 8), (10, 24), (-8, 2), (6, 20)), ((-4, 8), (10, 24), (-8, 2), (6, 20))),
@@ -45,7 +45,7 @@ LEG_ODDS = {
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
-  """[3, 3] right-handed turn about axis x, y or z (0, 1, 2)."""
+  """Matrix [3, 3] of a right-handed rotation about axis x, y or z (0, 1, 2)."""
   a, b = [i for i in range(3) if i != axis]
   matrix = np.eye(3)
   c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -72,10 +72,10 @@ class Pose:
   """A pose as the camera sees it.
 
   Attributes:
-    joints: name to [3]; COCO's 17 keypoints, pelvis, neck, the middle of the head, and for each
-      side fingers, toes and heel.
-    chest, head: [3, 3] orientations; columns are the person's left, down and front.
-    sits: whether something to sit on belongs under the pelvis.
+    joints: positions [3] by name: COCO's 17 keypoints, pelvis, neck, the middle of the head, and
+      the fingers, toes and heel of each side.
+    chest, head: [3, 3] orientations; the columns are the person's left, down and front.
+    sits: whether the person needs a seat under the pelvis.
   """
 
   joints: dict[str, np.ndarray]
@@ -126,7 +126,7 @@ class Pose:
       joints[f'{name}_hip'] = np.array([side * hip, 0, 0])
       joints[f'{name}_knee'] = joints[f'{name}_hip'] + 0.235 * leg * upper
       ankle = joints[f'{name}_knee'] + 0.225 * leg * lower
-      # The foot stands at a right angle to the shin, toes a little out.
+      # The foot is at a right angle to the shin, with the toes turned out a little.
       ahead = np.array([side * rng.uniform(0.05, 0.4), 0, 1])
       ahead -= (ahead @ lower) * lower
       ahead /= np.linalg.norm(ahead)

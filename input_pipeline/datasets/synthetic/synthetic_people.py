@@ -1,8 +1,9 @@
-"""A data set of drawn people in the COCO keypoint format, made from a seed.
+"""A data set of drawn people in the COCO keypoint format, generated from a seed.
 
-It stands in for COCO where COCO is not at hand: pictures of one to four people (see `figure`) among
-furniture and clutter, who cover each other and leave the frame, with exact keypoints and COCO's
-visibility flags. The same seed gives the same files on every run, with any number of processes.
+It replaces COCO where COCO is not available. Its pictures show one to four people (see `figures`)
+among furniture and clutter, who cover each other and leave the frame, with exact keypoints and
+COCO's visibility flags. The same seed gives the same files on every run, with any number of
+processes.
 """
 
 import json
@@ -22,8 +23,8 @@ from input_pipeline.datasets.synthetic import painting
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 
-# Image ids of a split are a block of this many, and all blocks lie below 2**31 so that an id
-# survives a trip through an int32 array.
+# Each split has a block of this many image ids. All blocks lie below 2**31, so that ids fit into
+# int32 arrays.
 IDS_PER_SPLIT = 1_000_000
 MAX_PEOPLE = 4
 MAX_IMAGES = IDS_PER_SPLIT // MAX_PEOPLE
@@ -33,7 +34,7 @@ def render_scene(seed: int) -> tuple[np.ndarray, list[dict]]:
   """Draws one picture.
 
   Args:
-    seed: any non-negative integer; everything about the picture follows from it.
+    seed: any non-negative integer; it determines everything in the picture.
 
   Returns:
     image: uint8 [H, W, 3] RGB.
@@ -41,10 +42,10 @@ def render_scene(seed: int) -> tuple[np.ndarray, list[dict]]:
       keypoints: float [17, 2], (x, y) in pixels, pixel centres at integers; true positions even
         where hidden or outside the frame.
       visible: int [17]. 2 visible; 1 hidden by a limb, a person or an object; 0 outside the frame.
-        Eyes and nose of a face turned well away from the viewer are 0 too, as annotators leave
-        them out.
+        Eyes and nose of a face turned well away from the viewer are 0 too, because annotators
+        leave them out.
       box: [x, y, width, height] in pixels, tight around the person's own pixels in the frame,
-        those hidden by others included.
+        including those hidden by others.
       area: number of these pixels.
   """
   rng = np.random.default_rng(seed)
@@ -56,25 +57,25 @@ def render_scene(seed: int) -> tuple[np.ndarray, list[dict]]:
   _clutter(rng, canvas)
 
   placed = _place_people(rng, width, height)
-  owned = []
+  masks = []
   for person, (body, origin, scale) in enumerate(placed):
     if body.pose.sits:
       _draw_seat(rng, canvas, origin, scale)
-    owned.append(body.draw(canvas, origin, scale, person))
+    masks.append(body.draw(canvas, origin, scale, person))
   if rng.random() < 0.22:
     _cover_something(rng, canvas, placed)
 
   people = []
-  for person, ((body, origin, scale), own) in enumerate(zip(placed, owned, strict=True)):
+  for person, ((body, origin, scale), mask) in enumerate(zip(placed, masks, strict=True)):
     keypoints = np.stack([body.pose.joints[name][:2] for name in skeletons.COCO.keypoints])
     keypoints = keypoints * scale + origin
     visible = body.flags(canvas.ids, keypoints, person)
-    rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not visible.any() or not len(rows):
       continue
     x, y = int(columns[0]), int(rows[0])
     box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-    people.append({'keypoints': keypoints, 'visible': visible, 'box': box, 'area': int(own.sum())})
+    people.append({'keypoints': keypoints, 'visible': visible, 'box': box, 'area': int(mask.sum())})
   return _photograph(rng, canvas.rgb), people
 
 
@@ -101,7 +102,7 @@ def _backdrop(rng, width, height) -> np.ndarray:
   rgb = wall + (wall_end - wall) * (down if rng.random() < 0.5 else across)
   ground = floor + (floor_end - floor) * down
   if rng.random() < 0.25:
-    # Boards or tiles that grow towards the viewer.
+    # Boards or tiles, which look larger towards the viewer.
     depth = 0.06 / np.maximum(down - horizon + 0.06, 1e-3)
     lines = np.cos((across - 0.5) * depth * 120) * np.cos(np.minimum(depth, 1) * 40)
     ground = ground * (1 + 0.07 * np.sign(lines))
@@ -122,7 +123,7 @@ def _block(x0, y0, x1, y1, radius=1.5) -> np.ndarray:
 
 
 def _clutter(rng, canvas):
-  """Windows, shelves, tables, balls and sticks behind the people."""
+  """Paints frames, cupboards, tables, balls, sticks and bushes behind the people."""
   height, width = canvas.ids.shape
   for _ in range(rng.integers(1, 8)):
     kind = rng.choice(['frame', 'cupboard', 'table', 'ball', 'stick', 'bush'])
@@ -146,7 +147,7 @@ def _clutter(rng, canvas):
       radius = rng.uniform(4, 22)
       canvas.paint([painting.outline(np.array([[x, y, radius]]))], colour, soft=radius)
     elif kind == 'stick':
-      # Thick as a limb, and sometimes in the colour of one.
+      # As thick as a limb, and sometimes in the colour of skin.
       if rng.random() < 0.5:
         colour = np.array(figures.SKINS[rng.integers(len(figures.SKINS))]) * rng.uniform(0.7, 1)
       end = rng.normal((x, y), 0.13 * width)
@@ -160,24 +161,24 @@ def _clutter(rng, canvas):
 
 
 def _place_people(rng, width, height) -> list[tuple]:
-  """People with their origin (x, y) and scale in pixels, those farther away first."""
-  placed, taken = [], []
-  wanted = rng.choice(MAX_PEOPLE, p=[0.25, 0.32, 0.26, 0.17]) + 1
-  for _ in range(wanted):
+  """Returns figures with their origin (x, y) and scale in pixels, the farther ones first."""
+  placed, boxes = [], []
+  num_people = rng.choice(MAX_PEOPLE, p=[0.25, 0.32, 0.26, 0.17]) + 1
+  for _ in range(num_people):
     body = figures.Figure(rng)
     low, high = body.bounds()
-    # Boxes that cover too much of each other are drawn again, a few times.
+    # A box that overlaps an earlier one too much is drawn again, up to 10 times in all.
     for _ in range(10):
       leaves_frame = rng.random() < 0.16
       if leaves_frame:
         scale = height * rng.uniform(0.7, 1.6)
       else:
-        room = min(0.97 * height / (high - low)[1], 0.97 * width / (high - low)[0])
-        scale = room * rng.uniform(0.42, 1) ** (1 if wanted < 3 else 1.4)
-        scale = max(scale, min(62 / (high - low)[1], room))
+        max_scale = min(0.97 * height / (high - low)[1], 0.97 * width / (high - low)[0])
+        scale = max_scale * rng.uniform(0.42, 1) ** (1 if num_people < 3 else 1.4)
+        scale = max(scale, min(62 / (high - low)[1], max_scale))
       size = (high - low) * scale
       if leaves_frame:
-        # Head and shoulders stay in the frame; legs, or one side, do not have to.
+        # Head and shoulders stay in the frame; the legs or one side may leave it.
         left = rng.uniform(-0.25 * size[0], max(width - 0.75 * size[0], -0.2 * size[0]))
         top = rng.uniform(-0.06, 0.25) * height
       else:
@@ -186,8 +187,8 @@ def _place_people(rng, width, height) -> list[tuple]:
         top = max(height * rng.uniform(0.74, 0.99) - size[1], 0.01 * height)
       box = np.array([left, top, left + size[0], top + size[1]])
       visible = np.clip(box, 0, (width, height, width, height))
-      if all(_overlap(visible, other) < 0.35 for other in taken):
-        taken.append(visible)
+      if all(_overlap(visible, other) < 0.35 for other in boxes):
+        boxes.append(visible)
         placed.append((body, (left, top) - low * scale, scale, box[3]))
         break
   placed.sort(key=lambda item: item[3])
@@ -213,7 +214,7 @@ def _draw_seat(rng, canvas, origin, scale):
 
 
 def _cover_something(rng, canvas, placed):
-  """Puts one object in front of a person: a low table, a post or a box."""
+  """Paints one object in front of a person: a low table, a post or a box."""
   _, origin, scale = placed[rng.integers(len(placed))]
   x, y = origin + rng.normal(0, 0.1, 2) * scale
   kind = rng.choice(['table', 'post', 'box'])
@@ -228,7 +229,7 @@ def _cover_something(rng, canvas, placed):
 
 
 def _photograph(rng, rgb) -> np.ndarray:
-  """Uneven light, a colour cast, blur and noise; float32 [3, H, W] to uint8 [H, W, 3]."""
+  """Adds uneven light, a colour cast, blur and noise; float32 [3, H, W] -> uint8 [H, W, 3]."""
   _, height, width = rgb.shape
   contrast = rng.uniform(0.85, 1.1)
   gain = rng.uniform(0.85, 1.2) * (1 + rng.normal(0, 0.03, (3, 1, 1)))
@@ -237,7 +238,7 @@ def _photograph(rng, rgb) -> np.ndarray:
   soften = rng.uniform(0.3, 0.9) if rng.random() < 0.3 else 0.0
   rgb = ((rgb - 128) * np.float32(contrast) + 128) * (np.float32(gain) * shade)
   if soften:
-    # A lens blurs the light; the noise comes after it, in the sensor.
+    # The lens blurs the light before the sensor adds noise.
     rgb = np.stack(
       [
         np.asarray(Image.fromarray(plane.astype(np.uint8)).filter(ImageFilter.GaussianBlur(soften)))
@@ -248,7 +249,7 @@ def _photograph(rng, rgb) -> np.ndarray:
 
 
 def image_id(split: str, index: int) -> int:
-  """Id of a split's image, unique over splits unless the CRCs of two names agree mod 2147."""
+  """Id of a split's image, unique across splits unless the CRCs of two names agree mod 2147."""
   return zlib.crc32(split.encode()) % 2147 * IDS_PER_SPLIT + index + 1
 
 
@@ -259,7 +260,7 @@ def scene_seed(split: str, seed: int, index: int) -> int:
 
 
 def _write_scene(task) -> tuple[dict, list[dict]]:
-  """Writes one picture; returns its COCO image record and its annotations, yet without ids."""
+  """Writes one picture; returns its COCO image record and its annotations, still without ids."""
   images, split, seed, index = task
   pixels, people = render_scene(scene_seed(split, seed, index))
   name = f'{image_id(split, index):012d}.jpg'
@@ -297,18 +298,18 @@ def write_coco(folder, split: str, num_images: int, seed: int, processes: int = 
   begins with the pictures of a shorter one.
 
   Args:
-    folder: root of the data set; made if missing.
+    folder: root of the data set; created if missing.
     split: name of the split, such as 'train2017'.
-    num_images: how many pictures.
+    num_images: number of pictures, 1 to MAX_IMAGES.
     seed: non-negative seed of the whole data set.
-    processes: how many draw at a time; does not change the result.
+    processes: number of drawing processes; does not change the result.
 
   Raises:
-    DataError: more images than a split has ids for.
+    DataError: an impossible number of images.
   """
   if not 0 < num_images <= MAX_IMAGES:
     raise errors.DataError(
-      f'synthetic people, split {split!r}: {num_images} images asked for; '
+      f'synthetic people, split {split!r}: {num_images} images requested; '
       f'choose between 1 and {MAX_IMAGES}'
     )
   folder = pathlib.Path(folder)
@@ -337,7 +338,7 @@ def write_coco(folder, split: str, num_images: int, seed: int, processes: int = 
     }],
   }  # fmt: skip
   path = folder / 'annotations' / f'person_keypoints_{split}.json'
-  # Renamed when whole, for this file says that the split was drawn.
+  # Renamed when complete, because its existence means that the split was drawn.
   partial = path.with_suffix('.partial')
   partial.write_text(json.dumps(dataset))
   os.replace(partial, path)

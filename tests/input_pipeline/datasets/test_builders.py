@@ -74,7 +74,7 @@ def test_a_training_record_is_a_person_with_what_training_can_reach(dataset, sou
     np.testing.assert_array_equal(record['zoom'], [1, 1])
     pixels = image_files.decode(record['image'], 'patch')
     assert pixels.shape == patch.pixels.shape
-    assert np.abs(pixels - patch.pixels.astype(float)).mean() < 6  # JPEG, of noise
+    assert np.abs(pixels - patch.pixels.astype(float)).mean() < 6  # the JPEG error of noise
 
 
 def test_an_evaluation_record_is_an_image_in_its_original_bytes(dataset, source):
@@ -99,14 +99,14 @@ def test_a_patch_is_never_larger_than_the_canvas(source, tmp_path):
   for record in records:
     person = people[record['people']['person_id'][0]][1]
     _, size = geometry.box_to_region(person.box, aspect=0.75, padding=1.25)
-    # The whole reach, 1.4 times the diagonal, would fill the canvas, whatever the image shows.
+    # The whole reach, 1.4 times the diagonal, would fill the canvas, inside the image or not.
     zoom = 24 / (1.4 * np.hypot(*size) + image_files.MARGIN)
     assert (record['zoom'] <= np.float32(zoom)).all()
-    assert (record['zoom'] > zoom - 1 / 20).all()  # whole pixels of a patch of 20
+    assert (record['zoom'] > zoom - 1 / 20).all()  # rounding to whole pixels of a patch of 20
 
 
 def test_training_crops_of_patches_are_those_of_the_image():
-  crops = pose_builder.CropSettings(canvas=1024)  # nothing is scaled down: JPEG alone
+  crops = pose_builder.CropSettings(canvas=1024)  # nothing is scaled down, only compressed
   quality = []
   for seed in range(6):
     image, people = synthetic_people.render_scene(seed)
@@ -128,7 +128,7 @@ def test_training_crops_of_patches_are_those_of_the_image():
 
 
 def crop_of(pixels, matrix):
-  """The 256x192 crop, and which of its pixels lie in the image."""
+  """Returns the 256x192 crop, and a mask of its pixels that lie in the image."""
   padded = np.zeros((400, 400, 4), np.uint8)
   padded[: pixels.shape[0], : pixels.shape[1]] = np.dstack([pixels, 255 + 0 * pixels[..., :1]])
   crop = np.asarray(affine(padded[None], matrix[None], (256, 192)))[0]
@@ -145,7 +145,7 @@ def test_a_training_crop_never_steps_farther_than_the_canvas_allows():
       box = np.concatenate([corner, sides])
       patch = pose_builder.train_patch(image, box, crops)
       _, size = geometry.box_to_region(box, crops.aspect, crops.padding)
-      step = 1.4 * size[0] / 192 * patch.zoom.max()  # patch pixels a crop pixel
+      step = 1.4 * size[0] / 192 * patch.zoom.max()  # patch pixels per crop pixel
       assert step <= canvas / np.hypot(256, 192)
       assert max(patch.pixels.shape) <= canvas
 

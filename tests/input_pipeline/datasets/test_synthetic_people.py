@@ -1,4 +1,4 @@
-"""The drawn people: exact labels, honest visibility flags, the same files on every run."""
+"""The drawn people: exact labels, correct visibility flags, the same files on every run."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_shapes_and_types(scenes):
 
 
 def test_keypoints_are_labelled_iff_inside_the_frame(scenes):
-  """But for the eyes and the nose of a face turned away, which stay unlabelled."""
+  """The exceptions are eyes and nose of a face turned away, which stay unlabelled."""
   for image, people in scenes:
     height, width, _ = image.shape
     for person in people:
@@ -79,7 +79,7 @@ def test_boxes_hold_the_person(scenes):
       x, y, w, h = person['box']
       assert 0 <= x < x + w <= width and 0 <= y < y + h <= height
       assert 0 < person['area'] <= w * h
-      # Every labelled keypoint lies on a painted part, so in the box. Half a pixel is rounding.
+      # Every labelled keypoint lies on a painted part, hence in the box, up to rounding.
       points = person['keypoints'][person['visible'] > 0]
       assert (points >= np.array([x, y]) - 1).all() and (points <= np.array([x + w, y + h])).all()
 

@@ -29,7 +29,7 @@ def draw_many(augmentation, n=40_000):
 
 
 def clipped_normal_variance(bound):
-  """Of a standard normal variable clipped at +-bound."""
+  """Variance of a standard normal variable clipped at +-bound."""
   density = math.exp(-(bound**2) / 2) / math.sqrt(2 * math.pi)
   inside = math.erf(bound / math.sqrt(2))
   return inside - 2 * bound * density + bound**2 * (1 - inside)
@@ -88,7 +88,7 @@ def test_an_unknown_draw_is_refused():
 
 
 def bright_dots(canvas):
-  """People whose keypoint k is a bright dot in channel k."""
+  """A batch of people whose keypoint k is a bright dot in channel k."""
   rng = np.random.default_rng(0)
   rows, columns = np.mgrid[:120, :160]
   examples = []
@@ -112,7 +112,7 @@ def batch(request):
 
 
 def dots(inputs):
-  """[N, H, W, 3] normalised -> [N, 3, 2] xy where each channel's dot is."""
+  """Position [N, 3, 2] xy of each channel's dot in normalised inputs [N, H, W, 3]."""
   light = np.asarray(inputs, np.float64) * (255 * augment.STD) + 255 * augment.MEAN
   light = np.where(light > 0.01, light, 0)
   mass = light / light.sum((1, 2), keepdims=True)
@@ -140,14 +140,14 @@ def test_keypoints_follow_their_pixels_and_swap_sides_where_mirrored(batch, augm
   assert 0 < flip.sum() < N
   inputs, keypoints, visible = crop_people(batch, drawn)
   found = dots(inputs)
-  # In a mirrored picture the left hand's dot is the right hand.
+  # In a mirrored picture the left hand's dot shows the right hand.
   found[flip] = found[flip][:, FLIP_ORDER]
   assert_close(found, keypoints, batch)
   np.testing.assert_array_equal(visible, np.where(flip[:, None], [[1, 2, 0]], [[2, 1, 0]]))
 
 
 def assert_close(found, keypoints, batch):
-  """A tenth of a patch's pixel in the crop, for crops that show it up to 1.6 times as large."""
+  """Tolerates a tenth of a patch pixel, which is up to 1.6 times as large in the crop."""
   tolerance = 0.1 * 1.6 / batch.zoom.min(-1)
   assert (np.abs(found - keypoints).max((1, 2)) < tolerance).all()
 

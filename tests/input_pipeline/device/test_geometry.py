@@ -8,7 +8,7 @@ from tests.helpers import shared_data
 
 
 def random_regions(rng, n):
-  """Regions of aspect 3/4 and rotations, as drawn in training."""
+  """Random regions of aspect 3/4, rotations and flips, as in training."""
   center = rng.uniform(-50, 600, (n, 2))
   width = rng.uniform(20, 400, n)
   return center, np.stack([width, width / 0.75], -1), rng.uniform(-180, 180, n), rng.random(n) < 0.5
@@ -18,7 +18,7 @@ def test_region_of_a_wide_and_of_a_tall_box():
   box = np.array([[10.0, 20.0, 60.0, 40.0], [10.0, 20.0, 20.0, 80.0]])
   center, size = geometry.box_to_region(box, aspect=0.75, padding=1.25)
   np.testing.assert_array_equal(center, [[40, 40], [20, 60]])
-  np.testing.assert_array_equal(size, [[75, 100], [75, 100]])  # 60 x 80 times 1.25, both of them
+  np.testing.assert_array_equal(size, [[75, 100], [75, 100]])  # both are 60 x 80 times 1.25
 
 
 def test_regions_of_the_released_code():
@@ -136,7 +136,7 @@ def test_reach_by_hand():
 
 
 def everything(box, rotation, flip, points):
-  """All of the module, one function after the other."""
+  """Calls every function of the module."""
   center, size = geometry.box_to_region(box, 0.75, 1.25)
   matrix = geometry.region_to_crop(center, size, (64, 48), rotation, flip)
   inverse = geometry.invert(matrix)
@@ -168,7 +168,7 @@ def test_numpy_stays_numpy_and_jax_computes_the_same():
 
 
 def test_no_coordinate_goes_through_a_matrix_unit():
-  # Matrix products of float32 run in bfloat16 on TPU and TF32 on GPU, pixels off the mark.
+  # Matrix products of float32 run in bfloat16 on TPU and TF32 on GPU, with errors of whole pixels.
   matrix, points = jnp.ones((2, 2, 3)), jnp.ones((2, 5, 2))
   for function, arguments in (
     (geometry.compose, (matrix, matrix)),

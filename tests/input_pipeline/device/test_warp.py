@@ -5,7 +5,7 @@ from jax import numpy as jnp
 
 from input_pipeline.device import geometry
 from input_pipeline.device import warp
-from mrpose_jax.cpu.pixels import materialize
+from mrpose_jax.cpu import pixels
 from tests.helpers import shared_data
 
 IDENTITY = [[1.0, 0, 0], [0, 1, 0]]
@@ -14,7 +14,7 @@ affine = jax.jit(warp.affine, static_argnums=2)
 
 
 def bilinear(image, matrix, out_size):
-  """The crop by definition, in float64: pixel by pixel, zeros around the image."""
+  """The crop by definition, pixel by pixel in float64, with zeros around the image."""
   height, width, channels = image.shape
   padded = np.zeros((height + 2, width + 2, channels))
   padded[1:-1, 1:-1] = image
@@ -92,7 +92,7 @@ def test_each_image_has_its_own_matrix():
 
 
 def test_samples_on_a_pixel_are_the_same_in_every_program():
-  """Their floor, computed twice and rounded differently, would be a pixel off in one place."""
+  """Floors that are computed twice and rounded differently would be a pixel apart."""
   images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 120, 160, 3)), jnp.uint8)
   center, width = jnp.array([[80.0, 40], [61, 33]]), jnp.array([[50.0, 50], [62.5, 62.5]])
 
@@ -103,7 +103,7 @@ def test_samples_on_a_pixel_are_the_same_in_every_program():
   @jax.jit
   def both(*arguments):
     crops = crop(*arguments)
-    crops = materialize(crops, crops.ravel()[0])
+    crops = pixels.materialize(crops, crops.ravel()[0])
     return jnp.stack([crops, crops[:, :, ::-1]], 1)
 
   expected = jax.jit(crop)(images, center, width)
@@ -126,14 +126,14 @@ def test_crops_of_the_released_code():
     parameters[:, :2], 200 * parameters[:, 2:4], (256, 192), parameters[:, 4]
   )
   crops = np.stack([one(g['image'], matrix, (256, 192)) for matrix in matrices])
-  # OpenCV rounds to whole grey levels: a quarter of one on average.
+  # OpenCV rounds to whole grey levels, an error of a quarter of a level on average.
   assert np.abs(crops - g['crops']).mean((1, 2, 3)).max() < 0.3
   assert np.abs(crops - g['crops']).max() < 2
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_the_forms_for_tpus_are_the_same_function(dtype):
-  """Any rotation, mirrored or not, regions that leave the image; the scale up to the promise."""
+  """Covers any rotation, mirroring, regions that leave the image, and scales up to max_step."""
   r = np.random.default_rng(5)
   images = jnp.asarray(r.integers(0, 256, (6, 90, 100, 3)).astype(dtype))
   center = jnp.asarray(r.uniform(0, 90, (6, 2)), jnp.float32)

@@ -37,7 +37,7 @@ MPII_ROW = {
 
 @pytest.fixture
 def write(tmp_path):
-  """Writes JSON, or text as it is, to a file of tmp_path."""
+  """Returns a function that writes JSON, or text unchanged, to a file in tmp_path."""
 
   def to_file(content):
     path = tmp_path / 'annotations.json'
@@ -95,7 +95,7 @@ def test_people_of_the_released_code():
 @pytest.mark.parametrize(
   ('box', 'expected'),
   [
-    ([-5, -6, 20, 20], [0, 0, 19, 19]),  # moved in, not cut: the released code's rule
+    ([-5, -6, 20, 20], [0, 0, 19, 19]),  # moved in, not cut, as in the released code
     ([90, 70, 50, 50], [90, 70, 9, 9]),
     ([0, 0, 100, 80], [0, 0, 99, 79]),
   ],
@@ -141,7 +141,7 @@ def test_unusable_people_are_dropped_and_counted(write, change, reason):
     (coco(categories=[CATEGORY, CATEGORY | {'id': 2}]), '2 categories'),
     (coco(categories=[without(CATEGORY, 'keypoints')]), 'lists no keypoints'),
     (coco(categories=[CATEGORY | {'skeleton': [[1, 4]]}]), 'beyond 3'),
-    (coco(images=[IMAGE, IMAGE]), 'image id 7 stands twice'),
+    (coco(images=[IMAGE, IMAGE]), 'image id 7 occurs twice'),
     (coco(images=[without(IMAGE, 'width')]), 'lacks id, file_name, width or height'),
     (coco(images=['a.jpg']), 'lacks id, file_name, width or height'),
     (coco(images=[IMAGE | {'id': float('inf')}]), 'lacks id, file_name, width or height'),
@@ -152,7 +152,7 @@ def test_unusable_people_are_dropped_and_counted(write, change, reason):
     (coco(images=[IMAGE | {'file_name': 'x/../../a.jpg'}]), 'leaves the image folder'),
     (coco(images=[IMAGE | {'file_name': '/etc/passwd'}]), 'leaves the image folder'),
     (coco(images=[IMAGE | {'file_name': ''}]), 'leaves the image folder'),
-    (coco([PERSON, PERSON]), 'annotation id 1 stands twice'),
+    (coco([PERSON, PERSON]), 'annotation id 1 occurs twice'),
     (coco([PERSON | {'image_id': 8}]), 'annotation 1: there is no image 8'),
     (coco([without(PERSON, 'bbox')]), 'lacks id, image_id, category_id or bbox'),
     (coco([without(PERSON, 'category_id')]), 'lacks id, image_id, category_id or bbox'),

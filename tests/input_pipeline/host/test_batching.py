@@ -28,7 +28,7 @@ def test_people_are_stacked_on_canvases_and_filled_up():
 
 
 def test_a_cpu_takes_patches_without_a_copy():
-  """So a batch's memory must never be written to again, and each batch has its own."""
+  """Therefore a batch's memory must never be written to again, and each batch has its own."""
   for canvas in (5, 64, 100):
     first, second = (batching.stack([person(3, 3)], canvas).patches for _ in range(2))
     on_device = jax.device_put(first, jax.devices('cpu')[0])

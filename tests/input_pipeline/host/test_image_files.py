@@ -24,7 +24,7 @@ def file_of(image, form='PNG', **options):
 
 
 def png_header(width, height):
-  """A PNG that says how large it is, and holds nothing."""
+  """A PNG whose header states its size, without pixels."""
   data = b'\x89PNG\r\n\x1a\n'
   header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
   for kind, content in ((b'IHDR', header), (b'IDAT', zlib.compress(b''))):
@@ -82,7 +82,7 @@ def test_sixteen_bits_stay_dark_where_they_are_dark():
 def test_exif_orientation_is_ignored():
   pixels = np.zeros((4, 6, 3), np.uint8)
   exif = Image.Exif()
-  exif[0x0112] = 6  # "turn me by 90 degrees"
+  exif[0x0112] = 6  # rotate by 90 degrees
   found = image_files.decode(file_of(Image.fromarray(pixels), 'JPEG', exif=exif), 'phone.jpg')
   assert found.shape == (4, 6, 3)
 
@@ -198,7 +198,7 @@ def test_patch_by_hand():
 
 
 def test_patch_larger_than_the_canvas_is_averaged():
-  # A board of single black and white pixels: a patch that picked pixels would show black or white.
+  # A checkerboard of single pixels: a patch of picked pixels would be black or white.
   image = np.repeat(255 * (np.indices((60, 120)).sum(0) % 2)[..., None], 3, -1).astype(np.uint8)
   patch = image_files.cut_patch(image, np.array([0.0, 0]), np.array([120.0, 60]), canvas=40)
   assert patch.pixels.shape == (20, 40, 3)
@@ -214,7 +214,7 @@ def test_patch_beyond_any_number_is_the_nearest_pixel():
 
 
 def to_image(patch):
-  """[2, 3] patch xy -> image xy, pixel areas matching."""
+  """Matrix [2, 3] from patch xy to image xy, which aligns pixel areas."""
   shift = patch.origin + 0.5 / patch.zoom - 0.5
   return np.concatenate([np.diag(1 / patch.zoom), shift[:, None]], -1)
 
@@ -243,7 +243,7 @@ def test_crop_of_a_patch_is_the_crop_of_the_image():
   empty = ~np.asarray(expected).any((1, 2, 3))
   assert 5 < empty.sum() < 50
   assert sum(patch.pixels.size < image.size / 2 for patch in patches) > 20
-  np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)  # float32 positions, noise image
+  np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)  # float32 positions in noise
 
 
 @pytest.mark.parametrize('canvas', [200, 64, 48])
@@ -262,7 +262,7 @@ def test_a_bright_dot_ends_where_the_geometry_says(canvas):
     mass = crop[..., 0] / crop[..., 0].sum()
     found = [(mass.sum(0) * np.arange(120)).sum(), (mass.sum(1) * np.arange(160)).sum()]
     expected = geometry.transform(matrix, np.array([dot], float))[0]
-    # A tenth of a patch's pixel; one half would be the usual mistake.
+    # The tolerance is a tenth of a patch pixel; the usual mistake would be one half.
     np.testing.assert_allclose(found, expected, atol=0.1 / patch.zoom.min())
 
 
@@ -275,4 +275,4 @@ def test_a_zoom_that_was_asked_for_holds_at_the_border_too(corner):
   shown = np.minimum(np.ceil(low + 100) + 2, (120, 90)) - patch.origin
   np.testing.assert_array_equal([width, height], np.maximum(np.floor(shown * 0.43), 1))
   assert (patch.zoom <= np.float32(0.43)).all()
-  assert (patch.zoom * (shown + 1 / 0.43) >= 0.43 * shown).all()  # to a whole pixel
+  assert (patch.zoom * (shown + 1 / 0.43) >= 0.43 * shown).all()  # up to a whole pixel

@@ -49,7 +49,7 @@ def assert_same(batches, others):
 
 
 def people(batch):
-  """What tells the people of the tiny data set apart."""
+  """The regions of a batch, which identify the people of the tiny data set."""
   return [tuple(row) for row in np.concatenate([batch.center, batch.size], -1).tolist()]
 
 
@@ -89,10 +89,10 @@ def test_a_later_start_reads_what_an_unbroken_run_reads(dataset):
 
 
 def test_every_person_is_seen_once_an_epoch(dataset):
-  seen = [person for batch in take(dataset, 9) for person in people(batch)]  # 36 of 6 people
+  seen = [person for batch in take(dataset, 9) for person in people(batch)]  # 36 rows of 6 people
   epochs = [tuple(seen[i : i + 6]) for i in range(0, 36, 6)]
   assert all(len(set(epoch)) == 6 for epoch in epochs)
-  assert len(set(epochs)) > 3  # each a new shuffle
+  assert len(set(epochs)) > 3  # each epoch is a new shuffle
 
 
 def test_the_seed_decides_the_order(dataset):
@@ -133,7 +133,7 @@ def test_a_killed_worker_is_reported(dataset):
   os.kill(worker.pid, signal.SIGKILL)
   start = time.monotonic()
   with pytest.raises(errors.DataError, match=r'decodes images died \(exit code -9;'):
-    for _ in range(100):  # what it had read before is still there
+    for _ in range(100):  # batches that it read before are still delivered
       next(batches)
   assert time.monotonic() - start < 5
 
@@ -176,7 +176,7 @@ def test_no_worker_outlives_a_killed_parent(dataset, tmp_path):
 
 
 def is_running(pid):
-  """Whether a process exists, and not only as an entry that nobody has collected."""
+  """Whether a process exists and is not a zombie."""
   try:
     status = pathlib.Path(f'/proc/{pid}/stat').read_text()
   except OSError:
@@ -213,14 +213,14 @@ def test_the_last_evaluation_batch_is_filled_up(dataset):
 
 
 def evaluation_of_all(dataset, batch_size, process_count, detections=None):
-  """Batches and rows of each of the processes."""
+  """Returns the batches and rows of each process."""
   return [
     list(loader.evaluation_batches(dataset, batch_size, CANVAS, detections, index, process_count))
     for index in range(process_count)
   ]
 
 
-@pytest.mark.parametrize('process_count', [1, 2, 3, 4])  # of 4 processes one has no image
+@pytest.mark.parametrize('process_count', [1, 2, 3, 4])  # with 4 processes, one has no image
 @pytest.mark.parametrize('detected', [False, True])
 def test_processes_share_an_evaluation(dataset, detections, process_count, detected):
   detections = detections if detected else None
@@ -308,15 +308,15 @@ def test_each_image_is_decoded_once(dataset, monkeypatch):
     image_files, 'decode', lambda data, where: decoded.append(where) or decode(data, where)
   )
   assert sum(len(rows.person_ids) for _, rows in loader.evaluation_batches(dataset, 2, 64)) == 5
-  assert sorted(decoded) == ['21.png', '23.png']  # nobody is on 22
+  assert sorted(decoded) == ['21.png', '23.png']  # image 22 has no people
 
 
 def test_detections_of_other_images_are_refused(dataset, detections):
   detections['image_ids'] += 1000
-  with pytest.raises(errors.DataError, match='no detection is on one of the images'):
+  with pytest.raises(errors.DataError, match='no detection is on an image of split validation'):
     list(loader.evaluation_batches(dataset, 4, CANVAS, detections))
   nothing = {name: array[:0] for name, array in detections.items()}
-  with pytest.raises(errors.DataError, match='no detection is on one of the images'):
+  with pytest.raises(errors.DataError, match='no detection is on an image of split validation'):
     list(loader.evaluation_batches(dataset, 4, CANVAS, nothing))
 
 
@@ -334,7 +334,7 @@ def test_transfers_start_ahead_of_their_use():
 
 
 def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
-  """Batches are read without being asked for, and transferred ahead of the step that takes them."""
+  """Batches are read in the background and transferred ahead of the step that uses them."""
   asked = []
   read = records.Records.__getitem__
   monkeypatch.setattr(
@@ -346,7 +346,7 @@ def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
   for step in range(3):
     assert next(on_device) is transferred[step]
     assert len(transferred) == step + 3
-    # The step runs: this thread does nothing, and the next eight batches come in.
+    # While the step runs, this thread does nothing, and the next eight batches are read.
     deadline = time.monotonic() + 5
     while len(asked) < 4 * (len(transferred) + 8) and time.monotonic() < deadline:
       time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Damaged files: one DataError each that names the file and what to do, wherever it is met."""
+"""Every damaged file raises one DataError that names the file and says what to do."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ CANVAS = 64
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """Folder of data sets that nobody changes."""
+  """Folder of data sets that no test changes."""
   folder = tmp_path_factory.mktemp('records')
   prepare.prepare('coco', tiny_coco.write(folder / 'source'), folder / 'data', canvas=CANVAS)
   return folder / 'data'
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def data_dir(prepared, tmp_path):
-  """A copy to damage."""
+  """A copy that a test may damage."""
   return shutil.copytree(prepared, tmp_path / 'data')
 
 
@@ -93,7 +93,7 @@ def test_damage_that_a_worker_meets_is_named(data_dir):
 
 
 def truncate_images(data_dir, split):
-  """Writes the split's records once more, each image cut in half."""
+  """Rewrites the split's records with each image cut in half."""
   builder = tfds.builder_from_directory(folder_of(data_dir))
   features = builder.info.features
   source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
