@@ -1,7 +1,7 @@
-"""Every benchmark in one run: `make benchmark`, or `python -m benchmarks --parts=network`.
+"""Runs all benchmarks: `make benchmark`, or some: `python -m benchmarks --parts=network`.
 
-Each part has a process of its own, for the memory and threads of one slow down the next. Writes
-benchmarks.json with all figures and benchmarks.md with the tables.
+Each part runs in its own process, because one part's memory and threads would slow down the next.
+Writes benchmarks.json with all results and benchmarks.md with the tables.
 """
 
 import concurrent.futures
@@ -18,12 +18,14 @@ from benchmarks import parts
 from mrpose_jax import command_line
 from mrpose_jax.runtime import compilation
 
-_PARTS = flags.DEFINE_multi_enum('parts', parts.NAMES, parts.NAMES, 'What to measure.')
-_TURNS = flags.DEFINE_integer('turns', 7, 'How often two take turns.', lower_bound=1)
-_COCO = flags.DEFINE_string('coco', None, 'Folder of a COCO data set, for the loader.')
-_SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
+_PARTS = flags.DEFINE_multi_enum('parts', parts.NAMES, parts.NAMES, 'Benchmarks to run.')
+_TURNS = flags.DEFINE_integer(
+  'turns', 7, 'Number of turns, each of which times both sides.', lower_bound=1
+)
+_COCO = flags.DEFINE_string('coco', None, 'Folder of a COCO data set for the loader benchmark.')
+_SET = flags.DEFINE_string('set', 'train2017', 'Image set of --coco.')
 _SCRATCH = flags.DEFINE_string('scratch', 'runs/benchmark', 'Folder for prepared data.')
-_OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the figures and tables.')
+_OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the results and tables.')
 
 
 def main(arguments):
@@ -48,31 +50,32 @@ def main(arguments):
       1, multiprocessing.get_context('spawn'), compilation.set_up_memory
     ) as process:
       arguments = part, _TURNS.value, scratch, _COCO.value, _SET.value
-      found = process.submit(parts.measure, *arguments).result()
+      results = process.submit(parts.measure, *arguments).result()
     if part == 'start':
       from benchmarks import start
 
-      rows += start.rows(found)
+      rows += start.rows(results)
     elif part == 'loader':
       from benchmarks import loader
 
-      tables.append(loader.report(found))
+      tables.append(loader.report(results))
     elif part == 'scaling':
       from benchmarks import scaling
 
-      tables.append(scaling.table(found))
-      scaling.plot(found, output / 'scaling.png')
-      found = [vars(point) for point in found]
+      tables.append(scaling.table(results))
+      scaling.plot(results, output / 'scaling.png')
+      results = [vars(point) for point in results]
     else:
-      rows += [comparison.row() for comparison in found]
-      found = [comparison._asdict() for comparison in found]
-    figures[part] = found
-    (output / 'benchmarks.json').write_text(json.dumps(figures, indent=1))  # should another fail
+      rows += [comparison.row() for comparison in results]
+      results = [comparison._asdict() for comparison in results]
+    figures[part] = results
+    # Written after each part, so that a failure of the next loses nothing.
+    (output / 'benchmarks.json').write_text(json.dumps(figures, indent=1))
     print(f'{part} done', flush=True)
   head = (
     f'{figures["machine"]}; {", ".join(f"{name} {v}" for name, v in versions.items())}; '
     f'{figures["date"]}; load before the run {figures["load_before"]:.1f}; '
-    f'median (least to most) of {_TURNS.value} turns'
+    f'median (minimum to maximum) of {_TURNS.value} turns'
   )
   tables.insert(0, '\n'.join([turns.HEADER, *rows]) if rows else '')
   text = '\n\n'.join([head, *filter(None, tables)]) + '\n'

@@ -1,8 +1,8 @@
-"""Everything after the network for 100,000 people, beside loops over people and keypoints.
+"""Times evaluation after the network for 100,000 people, against loops over people and keypoints.
 
-Heatmaps to keypoints in the image, rescoring, OKS NMS, the result file; pycocotools' part is the
-same for both and left out. The loops run on fewer people, and their time is multiplied: they are
-linear in people and images.
+This covers decoding heatmaps to image coordinates, rescoring, OKS NMS and writing the result file.
+pycocotools' part is the same for both and left out. The loops run on fewer people and their time is
+multiplied, as it is linear in people and images.
 """
 
 import json
@@ -25,7 +25,7 @@ VARIANCE = (2 * np.array(skeletons.COCO.sigmas)) ** 2
 
 
 def run(num_turns, people=100_000, fewer=2_000) -> list[turns.Comparison]:
-  """Time of `people` people: ours, and the loops over `fewer` of them, scaled."""
+  """Times our evaluation of `people` people and the loops over `fewer`, scaled to `people`."""
   codec = predict.codec_of(defaults.get_config())
   heatmaps = _heatmaps(codec)
 
@@ -39,13 +39,13 @@ def run(num_turns, people=100_000, fewer=2_000) -> list[turns.Comparison]:
     file = pathlib.Path(folder) / 'results.json'
 
     def ours(people):
-      found = _rows(people)
+      rows = _rows(people)
       parts = [
-        to_people(heatmaps, found['center'][i : i + BATCH], found['size'][i : i + BATCH])
+        to_people(heatmaps, rows['center'][i : i + BATCH], rows['size'][i : i + BATCH])
         for i in range(0, people, BATCH)
       ]
-      found['keypoints'] = np.concatenate([np.asarray(part) for part in parts])
-      kept = coco.rescore_and_nms(found)
+      rows['keypoints'] = np.concatenate([np.asarray(part) for part in parts])
+      kept = coco.rescore_and_nms(rows)
       coco.write_results(kept, file)
       return kept
 
@@ -57,13 +57,15 @@ def run(num_turns, people=100_000, fewer=2_000) -> list[turns.Comparison]:
     np.testing.assert_allclose(np.sort(kept['scores']), scores, rtol=1e-5)
     what = f'after the network, {people} people'
     reference = f'Python loops, {fewer} people times {people // fewer}'
-    found = turns.take_turns(
+    comparison = turns.take_turns(
       what, lambda: ours(people), lambda: theirs(fewer), num_turns, reference
     )
-    return [found._replace(theirs=[people // fewer * seconds for seconds in found.theirs])]
+    scaled = [people // fewer * seconds for seconds in comparison.theirs]
+    return [comparison._replace(theirs=scaled)]
 
 
 def _rows(people):
+  """Random regions and box scores of `people` people."""
   r = np.random.default_rng(0)
   size = np.repeat(r.uniform(40, 300, (people, 1)), 2, 1).astype(np.float32) * [0.75, 1]
   return {
@@ -76,7 +78,7 @@ def _rows(people):
 
 
 def _heatmaps(codec):
-  """Of people whose keypoints lie anywhere, with noise."""
+  """Heatmaps of one batch with random keypoints and noise."""
   r = np.random.default_rng(1)
   keypoints = r.uniform(0, codec.image_size[::-1], (BATCH, 17, 2))
   heatmaps, _ = codec.encode(keypoints, np.ones((BATCH, 17)))
@@ -84,6 +86,7 @@ def _heatmaps(codec):
 
 
 def _loops(heatmaps, rows, file):
+  """The same evaluation with Python loops; writes and returns the rows of the result file."""
   heatmaps = heatmaps.transpose(0, 3, 1, 2)
   images = {}
   for i, image_id in enumerate(rows['image_ids'].tolist()):
@@ -98,10 +101,10 @@ def _loops(heatmaps, rows, file):
     images.setdefault(image_id, []).append(person)
   kept = []
   for image_id, people in images.items():
-    left = sorted(people, key=lambda person: -person['score'])
-    while left:
-      best = left.pop(0)
-      left = [person for person in left if _oks(best, person) <= 0.9]
+    remaining = sorted(people, key=lambda person: -person['score'])
+    while remaining:
+      best = remaining.pop(0)
+      remaining = [person for person in remaining if _oks(best, person) <= 0.9]
       row = [0.0] * 51
       for k in range(17):
         for i in range(3):
@@ -109,12 +112,13 @@ def _loops(heatmaps, rows, file):
       kept.append(
         {'image_id': image_id, 'category_id': 1, 'keypoints': row, 'score': best['score']}
       )
-  with open(file, 'w') as stream:  # indented and sorted, as the released code writes it
+  with open(file, 'w') as stream:  # indented and sorted, as in the released code
     json.dump(kept, stream, sort_keys=True, indent=4)
   return kept
 
 
 def _oks(a, b):
+  """Object keypoint similarity of two people."""
   dx = a['keypoints'][:, 0] - b['keypoints'][:, 0]
   dy = a['keypoints'][:, 1] - b['keypoints'][:, 1]
   error = (dx**2 + dy**2) / VARIANCE / ((a['area'] + b['area']) / 2 + np.spacing(1)) / 2

@@ -1,10 +1,10 @@
-"""How far JPEG moves the crops that training sees, and what a patch then weighs.
+"""Measures how much JPEG changes the training crops, and the size of the encoded patches.
 
   python -m benchmarks.jpeg_quality --source=/data/coco --set=train2017
 
-Every person's patch is encoded at several qualities, and augmented 256x192 crops of what comes back
-are compared to the same crops of the image. Of patches that were scaled down to the canvas the
-scaling loses more than JPEG; they stand apart.
+Every person's patch is encoded at several qualities. Augmented 256x192 crops of the decoded patch
+are compared with the same crops of the original image. Patches that were scaled down to the canvas
+are listed separately, because the scaling loses more than JPEG.
 """
 
 import collections
@@ -24,14 +24,14 @@ from input_pipeline.host import image_files
 from mrpose_jax import command_line
 
 CROP = (256, 192)
-DRAWS = 4  # a person
+DRAWS = 4  # augmented crops per person
 QUALITIES = (85, 90, 92, 93, 94, 95)
 SUBSAMPLING = {'4:4:4': 0, '4:2:0': 2}
-SIDE = 640  # images are padded to it, so that one program serves all
+SIDE = 640  # images are padded to this size, so that one compiled program serves all
 
 _SOURCE = flags.DEFINE_string('source', None, 'Folder of a COCO data set.', required=True)
-_SET = flags.DEFINE_string('set', 'train2017', 'Its image set.')
-_PEOPLE = flags.DEFINE_integer('people', None, 'The first so many people only.')
+_SET = flags.DEFINE_string('set', 'train2017', 'Image set of --source.')
+_PEOPLE = flags.DEFINE_integer('people', None, 'Number of people to use, from the first [all].')
 
 _affine = jax.jit(warp.affine, static_argnums=2)
 
@@ -46,11 +46,11 @@ def main(arguments):
     for person in entry.people
   ][: _PEOPLE.value]
   results = collections.defaultdict(lambda: collections.defaultdict(list))
-  weights = collections.defaultdict(list)
+  file_sizes = collections.defaultdict(list)
   for number, (entry, person) in enumerate(people):
     image = image_files.read(split.image_folder / entry.file_name)
     patch = pose_builder.train_patch(image, person.box, crops)
-    group = 'scaled' if patch.zoom.min() < 1 else 'whole'
+    group = 'scaled down' if patch.zoom.min() < 1 else 'not scaled'
     matrices = draw_matrices(person.box, crops, number)
     expected, inside = crops_of(image, matrices)
     from_patch = geometry.compose(matrices, patch_to_image(patch))
@@ -58,30 +58,30 @@ def main(arguments):
     for name, subsampling in SUBSAMPLING.items():
       for quality in QUALITIES:
         data = image_files.encode_jpeg(patch.pixels, quality, subsampling)
-        weights[quality, name].append(len(data))
+        file_sizes[quality, name].append(len(data))
         versions[quality, name] = image_files.decode(data, 'patch')
     for key, pixels in versions.items():
-      found, _ = crops_of(pixels, from_patch)
-      results[group][key] += psnr(found, expected, inside)
+      decoded, _ = crops_of(pixels, from_patch)
+      results[group][key] += psnr(decoded, expected, inside)
 
   print(f'{len(people)} people of {split.annotation_file}, {DRAWS} crops each')
-  for group, found in results.items():
-    count = len(next(iter(found.values())))
+  for group, psnr_of in results.items():
+    count = len(next(iter(psnr_of.values())))
     print(f'\n{count} crops of patches that were {group}:\n')
-    print('| quality | chroma | bytes a person | min dB | 5 % | median | mean | >= 40 dB |')
+    print('| quality | chroma | bytes per person | min dB | 5 % | median | mean | >= 40 dB |')
     print('|---|---|---|---|---|---|---|---|')
-    for (quality, name), values in found.items():
+    for (quality, name), values in psnr_of.items():
       low, median = np.percentile(values, [5, 50])
       share = 100 * np.mean(np.array(values) >= 40)
-      weight = f'{np.mean(weights[quality, name]):.0f}' if name else ''
+      mean_size = f'{np.mean(file_sizes[quality, name]):.0f}' if name else ''
       print(
-        f'| {quality} | {name} | {weight} | {min(values):.1f} | {low:.1f} | {median:.1f} | '
+        f'| {quality} | {name} | {mean_size} | {min(values):.1f} | {low:.1f} | {median:.1f} | '
         f'{np.mean(values):.1f} | {share:.1f} % |'
       )
 
 
 def draw_matrices(box, crops, seed):
-  """[DRAWS, 2, 3] image -> crop, as the paper's recipe draws them."""
+  """Random matrices [DRAWS, 2, 3] from image to crop, with the paper's augmentation."""
   center, size = geometry.box_to_region(box, crops.aspect, crops.padding)
   recipe = augment.Augmentation(rotation=30.0, scale=crops.scale, flip=0.5, draw='uniform')
   drawn = augment.draw(jax.random.key(seed), DRAWS, recipe)
@@ -91,12 +91,13 @@ def draw_matrices(box, crops, seed):
 
 
 def patch_to_image(patch):
+  """Matrix [2, 3] from patch pixels to image pixels."""
   shift = patch.origin + 0.5 / patch.zoom - 0.5
   return np.concatenate([np.diag(1 / patch.zoom), shift[:, None]], -1)
 
 
 def crops_of(pixels, matrices):
-  """Crops [DRAWS, 256, 192, 3], and which of their pixels lie wholly in the image."""
+  """Returns crops [DRAWS, 256, 192, 3] and a mask of the pixels that lie wholly in the image."""
   height, width = pixels.shape[:2]
   padded = np.zeros((max(SIDE, height), max(SIDE, width), 4), np.uint8)
   padded[:height, :width, :3] = pixels
@@ -105,13 +106,13 @@ def crops_of(pixels, matrices):
   return crops[..., :3], crops[..., 3] > 254.9
 
 
-def psnr(found, expected, inside):
-  """Of each crop that shows some of the image, in dB, over the pixels that do."""
-  squares = np.square(found - expected).mean(-1)
+def psnr(decoded, expected, inside):
+  """PSNR in dB over the pixels inside the image, for each crop that has such pixels."""
+  squared_errors = np.square(decoded - expected).mean(-1)
   return [
-    10 * np.log10(255**2 / max(square[seen].mean(), 1e-3))
-    for square, seen in zip(squares, inside)
-    if seen.any()
+    10 * np.log10(255**2 / max(squared_error[mask].mean(), 1e-3))
+    for squared_error, mask in zip(squared_errors, inside)
+    if mask.any()
   ]
 
 

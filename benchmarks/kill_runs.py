@@ -1,14 +1,14 @@
-"""Kills training again and again, and shows that it ends as if nothing had happened.
+"""Kills training many times and checks that its result equals that of an uninterrupted run.
 
   python -m benchmarks.kill_runs --kills=50
 
-Half of the kills (SIGKILL) hit at a random time after the start, half while a checkpoint is being
-saved. Then the run is left to end, and everything that it holds is compared, bit for bit, with a
-run that was never killed: parameters, statistics, optimizer, step, and the loss of every step.
+Half of the kills (SIGKILL) happen at a random time after the start, half while a checkpoint is
+being saved. Then the run is finished and compared, bit for bit, with a run that was never killed:
+parameters, batch statistics, optimizer state, step, and the loss of every step.
 
   python -m benchmarks.kill_runs --restarts=300
 
-starts a run that has ended again and again, in one process, and counts what is left behind.
+This restarts a finished run many times in one process, and counts the resources left behind.
 """
 
 import functools
@@ -36,13 +36,13 @@ from mrpose_jax import defaults
 from mrpose_jax import train
 
 ROOT = pathlib.Path(__file__).parents[1]
-# One device, as the bits depend on how a batch is split.
+# XLA_FLAGS is cleared to use one device: the exact bits depend on how a batch is split.
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
 
 
 @functools.cache
 def data_dir() -> pathlib.Path:
-  """A folder with a few drawn people, prepared as data set 'coco'."""
+  """Folder with a few synthetic people, prepared as data set 'coco'."""
   folder = pathlib.Path(tempfile.mkdtemp(prefix='kill_runs_'))
   source = folder / 'source'
   for image_set, count in (('train', 12), ('validation', 5)):
@@ -52,7 +52,7 @@ def data_dir() -> pathlib.Path:
 
 
 def command(workdir, epochs: float, *more: str) -> list[str]:
-  """Of a tiny run with a checkpoint every few steps."""
+  """Command line of a tiny training run that saves a checkpoint every few steps."""
   return [
     *(sys.executable, str(ROOT / 'main.py'), f'--workdir={workdir}'),
     '--config=configs/custom.py:simple_baseline,width=4',
@@ -69,7 +69,7 @@ def command(workdir, epochs: float, *more: str) -> list[str]:
 
 
 def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
-  """Starts it in a process of its own."""
+  """Starts the tiny run in its own process."""
   return subprocess.Popen(
     command(workdir, epochs, *more),
     cwd=ROOT,
@@ -81,7 +81,7 @@ def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
 
 
 def finish(workdir, epochs: float):
-  """Runs it to its end."""
+  """Runs the tiny run to its end."""
   process = start(workdir, epochs)
   _, stderr = process.communicate()
   if process.returncode:
@@ -89,20 +89,20 @@ def finish(workdir, epochs: float):
 
 
 def kill_at_random(process, draw: random.Random) -> bool:
-  """Kills it within the time that it needs for some steps; whether it was still running."""
+  """Kills the process after up to 9 s, time for some steps; returns whether it was running."""
   time.sleep(draw.uniform(0, 9))
   return _kill(process)
 
 
 def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
-  """Kills it while a checkpoint is written; whether it was still running."""
-  to_pass = draw.randrange(3)  # saves that are left alone
+  """Kills the process while it saves a checkpoint; returns whether it was still running."""
+  to_skip = draw.randrange(3)  # number of saves before the kill
   while process.poll() is None:
     if _saving(workdir):
       time.sleep(draw.uniform(0, 0.03))
-      if to_pass == 0 and _saving(workdir):
+      if to_skip == 0 and _saving(workdir):
         break
-      to_pass = max(0, to_pass - 1)
+      to_skip = max(0, to_skip - 1)
       while _saving(workdir) and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(0.0005)
@@ -110,7 +110,7 @@ def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
 
 
 def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
-  """What a run ended with: the bits of its last state by name, and the loss of each step."""
+  """Returns the bytes of each array of a run's last checkpoint, and the loss of each step."""
   workdir = pathlib.Path(workdir)
   steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
   folder = workdir / 'checkpoints' / str(max(steps))
@@ -132,14 +132,14 @@ def main(argv):
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     if restarts:
-      for done, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
-        print(f'{done} starts: {restart(folder, times)}', flush=True)
+      for total, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
+        print(f'{total} starts: {restart(folder, times)}', flush=True)
       return
     run(folder, kills, epochs=3.0 * kills, seed=flags.FLAGS.seed)
 
 
 def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
-  """Raises AssertionError unless a run that was killed so often ends like one that was not."""
+  """Raises AssertionError unless a run killed `kills` times ends like an uninterrupted run."""
   draw = random.Random(seed)
   finish(folder / 'whole', epochs)
   during_saves = 0
@@ -148,11 +148,11 @@ def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
     process = start(workdir, epochs)
     in_a_save = number % 2 == 1
     running = kill_in_a_save(process, workdir, draw) if in_a_save else kill_at_random(process, draw)
-    assert running, f'it ended before kill {number + 1}: {process.stderr.read()}'
+    assert running, f'the run ended before kill {number + 1}: {process.stderr.read()}'
     process.stderr.close()
-    torn = _saving(workdir)
-    during_saves += torn
-    print(f'kill {number + 1}: {"in a save" if torn else "between saves"}', flush=True)
+    interrupted_save = _saving(workdir)
+    during_saves += interrupted_save
+    print(f'kill {number + 1}: {"in a save" if interrupted_save else "between saves"}', flush=True)
   finish(workdir, epochs)
   arrays, losses = contents(folder / 'whole')
   assert (arrays, losses) == contents(workdir)
@@ -160,16 +160,16 @@ def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
     {path.name for path in folder.iterdir() if not path.name.startswith('events.')}
     for folder in (folder / 'whole', workdir)
   )
-  assert killed == whole, f'left behind: {killed - whole}'
+  assert killed == whole, f'files that differ from an uninterrupted run: {killed ^ whole}'
   assert len(list(workdir.glob('events.*'))) == 1
   print(
-    f'{kills} kills, {during_saves} of them while a checkpoint was written: {len(arrays)} arrays '
-    f'and the losses of {len(losses)} steps equal those of an unbroken run, bit for bit'
+    f'{kills} kills, {during_saves} of them while saving a checkpoint: {len(arrays)} arrays and '
+    f'the losses of {len(losses)} steps equal those of an uninterrupted run, bit for bit'
   )
 
 
 def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
-  """Starts a run of one epoch `times` times in this process, and counts what is left behind."""
+  """Starts a run of one epoch `times` times in this process, and counts the resources in use."""
   config = defaults.get_config()
   config.model.update({'network': 'simple_baseline', 'depth': 18, 'width': 4})
   config.data.update({'data_dir': str(data_dir()), 'image_size': (128, 96), 'sigma': 1.0})
@@ -190,10 +190,12 @@ def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
 
 
 def _saving(workdir):
+  """Whether an unfinished checkpoint exists."""
   return any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
 
 
 def _kill(process):
+  """Kills the process; returns whether it was still running."""
   running = process.poll() is None
   process.send_signal(signal.SIGKILL)
   process.wait()
@@ -201,7 +203,7 @@ def _kill(process):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('kills', 50, 'How often.')
-  flags.DEFINE_integer('restarts', 0, 'How often to start a run that has ended, instead.')
-  flags.DEFINE_integer('seed', 0, 'Of the times.')
+  flags.DEFINE_integer('kills', 50, 'Number of kills.')
+  flags.DEFINE_integer('restarts', 0, 'If positive, restart a finished run this often instead.')
+  flags.DEFINE_integer('seed', 0, 'Random seed of the times of the kills.')
   app.run(main)

@@ -1,9 +1,9 @@
-"""People a second that the host can prepare: this project's loader beside a plain cv2 one.
+"""Throughput of the host in people per second: this project's loader against a plain cv2 loader.
 
-Both feed the same augmented training, on two cores, in batches of 32. Ours reads prepared patches
-and leaves augmentation and heatmaps to the accelerator. The plain one is what pose codes usually
-do: two processes read whole images, and warp, normalise and draw heatmaps person by person. They
-take turns, so that what else the machine does meets both.
+Both supply the same augmented training on two cores, in batches of 32. Ours reads prepared patches
+and leaves augmentation and heatmaps to the accelerator. The plain loader works like most pose
+estimation code: two processes read whole images, and warp, normalise and draw heatmaps person by
+person. The two take turns, so that other load on the machine affects both.
 """
 
 import itertools
@@ -30,26 +30,26 @@ CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixel
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 
-BATCHES = 40  # a turn
+BATCHES = 40  # per turn
 
 
 def run(num_turns, scratch: pathlib.Path, coco_folder=None, image_set='train2017') -> dict:
-  """Of synthetic people and, where a folder is given, of a COCO data set."""
+  """Measures both loaders on synthetic people and, if a folder is given, on a COCO data set."""
   sources = {'synthetic_people': (scratch / 'synthetic_people_images', 'train')}
   prepare.prepare('synthetic_people', None, scratch)
   if coco_folder:
     prepare.prepare('coco', coco_folder, scratch, train=image_set, validation='')
     sources['coco'] = pathlib.Path(coco_folder), image_set
-  found = {}
+  results = {}
   for name, (source, split_name) in sources.items():
     dataset = loader.open_dataset(name, scratch)
     split = coco.find_split(source, split_name)
-    found[name] = compare(dataset, split, num_turns) | {'stages': stages(dataset)}
-  return found
+    results[name] = compare(dataset, split, num_turns) | {'stages': stages(dataset)}
+  return results
 
 
 def compare(dataset, split, num_turns) -> dict:
-  """People a second of both, turn by turn."""
+  """Measures people per second of both loaders in each turn."""
   people = [
     (str(split.image_folder / entry.file_name), person)
     for entry in coco_json.read(split.annotation_file).images
@@ -66,7 +66,7 @@ def compare(dataset, split, num_turns) -> dict:
 
 
 def speed(batches) -> float:
-  """People a second up to the device, from the end of the first batch on."""
+  """People per second up to the device, measured after the first batch."""
   on_device = loader.to_device(itertools.islice(batches, BATCHES + 1), jax.device_put)
   jax.block_until_ready(next(on_device))
   start = time.perf_counter()
@@ -80,9 +80,9 @@ def our_batches(dataset, seed):
 
 
 def stages(dataset) -> dict[str, float]:
-  """People a second of one core, each stage by itself.
+  """People per second on one core, for each stage separately.
 
-  On a CPU the transfer is none: JAX takes the batch's memory as it is.
+  On a CPU the transfer costs nothing: JAX uses the batch's memory without a copy.
   """
   source = dataset.source('train')
   indices = np.random.default_rng(0).permutation(len(source))[:256].tolist()
@@ -92,8 +92,8 @@ def stages(dataset) -> dict[str, float]:
 
   def assemble():
     for i in range(0, len(records), BATCH):
-      some = records[i : i + BATCH]
-      box = np.concatenate([record['people']['box'] for record in some])
+      batch = records[i : i + BATCH]
+      box = np.concatenate([record['people']['box'] for record in batch])
       center, size = geometry.box_to_region(box, 0.75, 1.25)
       examples = [
         batching.person_example(
@@ -103,7 +103,7 @@ def stages(dataset) -> dict[str, float]:
           record['people']['keypoints'][0],
           record['people']['visible'][0],
         )
-        for n, record in enumerate(some)
+        for n, record in enumerate(batch)
       ]
       people = batching.stack(examples, canvas)
     return people
@@ -124,12 +124,13 @@ def stages(dataset) -> dict[str, float]:
 
 
 def _seconds(function, times=5):
-  found = []
+  """Median duration of several calls, in seconds."""
+  seconds = []
   for _ in range(times):
     start = time.perf_counter()
     function()
-    found.append(time.perf_counter() - start)
-  return statistics.median(found)
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
 
 
 # The plain loader.
@@ -138,7 +139,7 @@ def _seconds(function, times=5):
 def _start_plain(people):
   global _people
   _people = people
-  cv2.setNumThreads(1)  # a process is a core
+  cv2.setNumThreads(1)  # each process uses one core
 
 
 def _plain_batch(task):
@@ -149,7 +150,7 @@ def _plain_batch(task):
 
 
 def _plain_person(path, person, rng):
-  """Input [3, 256, 192], heatmaps [K, 64, 48] and weights [K] of one person."""
+  """Returns input [3, 256, 192], heatmaps [K, 64, 48] and weights [K] of one person."""
   image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
   center, size = geometry.box_to_region(person.box, aspect=0.75, padding=1.25)
   size = size * (1 + rng.uniform(-0.4, 0.4))
@@ -166,7 +167,7 @@ def _plain_person(path, person, rng):
 
 
 def _plain_heatmaps(keypoints, visible):
-  """Gaussians of 6 sigma pasted at whole pixels, as the released code draws them."""
+  """Gaussians out to 3 sigma, pasted at whole pixels, as in the released code."""
   height, width = HEATMAP
   reach = 3 * SIGMA
   axis = np.arange(2 * reach + 1, dtype=np.float32) - reach
@@ -186,17 +187,17 @@ def _plain_heatmaps(keypoints, visible):
   return heatmaps, weights
 
 
-def report(found) -> str:
-  """The figures as Markdown; each turn is of BATCHES batches."""
+def report(results) -> str:
+  """Returns the results of `run` as Markdown tables."""
   lines = [
     f'| people/s, {BATCHES} batches of {BATCH} | our loader | plain cv2, 2 processes | ratio |',
     '|---|---|---|---|',
   ]
-  for name, of in found.items():
-    columns = [turns.spread(of['ours'], '.0f'), turns.spread(of['plain'], '.0f')]
-    lines.append(f'| {name} | {" | ".join(columns)} | {turns.spread(of["ratio"], ".1f")} |')
-  lines += ['', '| people/s a core | read | decode | batch | transfer |', '|---|---|---|---|---|']
-  for name, of in found.items():
-    columns = ' | '.join(f'{value:.0f}' for value in of['stages'].values())
+  for name, result in results.items():
+    columns = [turns.spread(result['ours'], '.0f'), turns.spread(result['plain'], '.0f')]
+    lines.append(f'| {name} | {" | ".join(columns)} | {turns.spread(result["ratio"], ".1f")} |')
+  lines += ['', '| people/s per core | read | decode | batch | transfer |', '|---|---|---|---|---|']
+  for name, result in results.items():
+    columns = ' | '.join(f'{value:.0f}' for value in result['stages'].values())
     lines.append(f'| {name} | {columns} |')
   return '\n'.join(lines)

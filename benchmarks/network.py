@@ -1,4 +1,4 @@
-"""A training step and a prediction on the CPU, beside the same network in PyTorch."""
+"""Times training steps and predictions on the CPU against the same network in PyTorch."""
 
 import jax
 import numpy as np
@@ -17,13 +17,16 @@ NETWORKS = ('simple_baseline', 'mrfeanet2')
 
 
 def run(num_turns, depth=50, size=(256, 192), width=64, batch=8) -> list[turns.Comparison]:
-  """Steps of `batch` images, and predictions of them one by one and all at once, in float32."""
-  found = []
+  """Times training steps of `batch` images, and their prediction singly and as one batch.
+
+  All computations are in float32.
+  """
+  comparisons = []
   for name in NETWORKS:
-    found.append(_training(name, depth, size, width, batch, num_turns))
+    comparisons.append(_training(name, depth, size, width, batch, num_turns))
     for n in (1, batch):
-      found.append(_prediction(name, depth, size, width, n, batch // n, 3 * num_turns))
-  return found
+      comparisons.append(_prediction(name, depth, size, width, n, batch // n, 3 * num_turns))
+  return comparisons
 
 
 def _training(name, depth, size, width, n, num_turns):
@@ -72,8 +75,8 @@ def _training(name, depth, size, width, n, num_turns):
 def _prediction(name, depth, size, width, n, times, num_turns):
   model, variables, network = both(name, depth, width)
   images = np.random.default_rng(0).standard_normal((n, *size, 3), np.float32)
-  inputs = jax.block_until_ready(jax.device_put(images))  # PyTorch has its copy, too
-  # As the Predictor has them.
+  inputs = jax.block_until_ready(jax.device_put(images))  # PyTorch's copy is not timed, either
+  # The Predictor folds batch norm, too.
   variables = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
   jit = compilation.jit_prediction(model, variables)
   predict = jit(lambda variables, x: model.apply(variables, x, train=False))
@@ -103,28 +106,28 @@ def _prediction(name, depth, size, width, n, times, num_turns):
 
 
 def both(name, depth, width):
-  """Our model and variables, and PyTorch's network with the same weights."""
+  """Returns our model and variables, and a PyTorch network with the same weights."""
   model = mrpose_jax.create_model(name, depth=depth, width=width)
   init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)), train=False))
   variables = init(jax.random.key(0))
   network = torch_networks.Network(name, depth, 17, width)
   weights = mrpose_jax.export_torch_weights(variables, model)
   weights = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
-  network.load_state_dict(weights, strict=False)  # without the counts of batches
+  network.load_state_dict(weights, strict=False)  # num_batches_tracked is missing
   return model, variables, network
 
 
 def _faster_layout(network, images, function_of):
-  """What `function_of` makes of the images in PyTorch's faster layout, and the layout's name."""
+  """Returns `function_of(images)` in PyTorch's faster memory layout, and the reference's name."""
   x = torch.from_numpy(images).permute(0, 3, 1, 2)
-  found = []
+  candidates = []
   for layout in (torch.contiguous_format, torch.channels_last):
     network.to(memory_format=layout)
     function = function_of(x.contiguous(memory_format=layout))
     function()
     seconds = min(turns.seconds_of(function) for _ in range(3))
-    found.append((seconds, layout, function))
-  _, layout, function = min(found, key=lambda one: one[0])
+    candidates.append((seconds, layout, function))
+  _, layout, function = min(candidates, key=lambda candidate: candidate[0])
   network.to(memory_format=layout)
   return function, f'PyTorch {torch.__version__.partition("+")[0]}, {str(layout).partition(".")[2]}'
 

@@ -1,12 +1,12 @@
-"""What is measured, by name."""
+"""The benchmarks by name."""
 
 NAMES = ('network', 'prediction', 'evaluation', 'start', 'loader', 'scaling')
 
 
 def measure(part, num_turns, scratch, coco_folder, image_set):
-  """The figures of a part; `main` gives each a process of its own.
+  """Runs one benchmark and returns its results; `main` runs each in its own process.
 
-  Modules are imported where they are used, for torch need not be there.
+  Modules are imported only when used, because torch may not be installed.
   """
   if part == 'network':
     from benchmarks import network

@@ -1,7 +1,7 @@
-"""From image files and boxes to keypoints: the Predictor beside the usual PyTorch way.
+"""Times prediction from image files and boxes to keypoints: the Predictor against PyTorch code.
 
-That way is cv2 for the crops, the network for a batch and for its mirror image, and NumPy for each
-keypoint of each person.
+As is usual, the PyTorch code uses cv2 for the crops, runs the network on a batch and its mirror
+image, and decodes with NumPy, keypoint by keypoint.
 """
 
 import json
@@ -24,7 +24,7 @@ CROP, HEATMAP = (256, 192), (64, 48)
 
 
 def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=100, depth=50):
-  """Keypoints of all people in `count` images of a folder, flip test on."""
+  """Times predicting all people in `count` images of a folder, with flip test."""
   paths, boxes = _people(images, annotation_file, count)
   config = defaults.get_config()
   config.model.update({'network': 'simple_baseline', 'depth': depth})
@@ -32,13 +32,15 @@ def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=10
   _, variables, theirs = network.both('simple_baseline', depth, 64)
   predictor = predictors.Predictor(variables, config, skeletons.COCO, 0.75, 1.25, step=0)
   theirs.eval().to(memory_format=torch.channels_last)
-  found = np.concatenate(predictor(paths, boxes))
+  people = np.concatenate(predictor(paths, boxes))
   expected = _pytorch(theirs, paths, boxes)
-  # An untrained network's peaks are flat: another pixel may win by the crops' rounding.
-  same = np.abs(found[..., :2] - expected[..., :2]).max(-1) < 1
-  if same.mean() < 0.9:
-    raise ValueError(f'only {same.mean():.1%} of the keypoints agree; not the same work')
-  what = f'file to keypoints, {count} images, {len(found)} people, simple_baseline R{depth}'
+  # An untrained network's heatmaps are flat, so rounding in the crops can move the maximum.
+  agree = np.abs(people[..., :2] - expected[..., :2]).max(-1) < 1
+  if agree.mean() < 0.9:
+    raise ValueError(
+      f'only {agree.mean():.1%} of the keypoints agree, so both sides do not do the same work'
+    )
+  what = f'file to keypoints, {count} images, {len(people)} people, simple_baseline R{depth}'
   return [
     turns.take_turns(
       what,
@@ -51,6 +53,7 @@ def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=10
 
 
 def _people(folder, annotation_file, count):
+  """Returns paths and boxes [N, 4] of the first `count` images with people."""
   content = json.loads(annotation_file.read_text())
   boxes = {}
   for row in content['annotations']:
@@ -62,11 +65,11 @@ def _people(folder, annotation_file, count):
 
 @torch.inference_mode()
 def _pytorch(model, paths, boxes):
-  """[N, K, 3] x, y, score."""
+  """Predicts [N, K, 3] (x, y, score) with PyTorch."""
   people = []
-  for path, found in zip(paths, boxes):
+  for path, image_boxes in zip(paths, boxes):
     image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-    people += [(image, box) for box in found]
+    people += [(image, box) for box in image_boxes]
   keypoints = []
   for start in range(0, len(people), BATCH):
     crops, regions = zip(*(_crop(*person) for person in people[start : start + BATCH]))
@@ -77,11 +80,12 @@ def _pytorch(model, paths, boxes):
     mirrored = model(x.flip(3)).numpy()[:, order, :, ::-1].copy()
     mirrored[..., 1:] = mirrored[..., :-1].copy()
     heatmaps = 0.5 * (heatmaps + mirrored)
-    keypoints += [decode(*one) for one in zip(heatmaps, *zip(*regions))]
+    keypoints += [decode(*person) for person in zip(heatmaps, *zip(*regions))]
   return np.stack(keypoints)
 
 
 def _crop(image, box):
+  """Returns the normalised crop [256, 192, 3] of a box, and its region (center, size)."""
   center, size = geometry.box_to_region(box, 0.75, 1.25)
   matrix = geometry.region_to_crop(center, size, CROP, 0.0, False)
   crop = cv2.warpAffine(image, np.asarray(matrix), CROP[::-1], flags=cv2.INTER_LINEAR)
@@ -89,7 +93,7 @@ def _crop(image, box):
 
 
 def decode(heatmaps, center, size):
-  """Heatmaps [K, h, w] of one person -> [K, 3], keypoint by keypoint."""
+  """Decodes heatmaps [K, h, w] of one person to [K, 3], keypoint by keypoint."""
   height, width = heatmaps.shape[1:]
   matrix = cv2.getAffineTransform(*_three_points(center, size, width, height))
   keypoints = np.zeros((len(heatmaps), 3), np.float32)
@@ -106,8 +110,8 @@ def decode(heatmaps, center, size):
 
 
 def _three_points(center, size, width, height):
-  """Corner, top right and middle: in the heatmap, and in the image."""
+  """Top left, top right and centre, in heatmap and in image coordinates."""
   half = np.array([size[0] / 2, size[0] / 2 * height / width])
-  there = [center - half, center + half * (1, -1), center]
-  here = [(0, 0), (width, 0), (width / 2, height / 2)]
-  return np.array(here, np.float32), np.array(there, np.float32)
+  in_image = [center - half, center + half * (1, -1), center]
+  in_heatmap = [(0, 0), (width, 0), (width / 2, height / 2)]
+  return np.array(in_heatmap, np.float32), np.array(in_image, np.float32)

@@ -1,4 +1,4 @@
-"""Time and memory on the CPU as batch, input size and depth grow: a table and a plot."""
+"""Measures time and memory on the CPU over batch size, input size and depth."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from mrpose_jax.runtime import compilation
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """A network, an input, and what they cost: seconds a call, bytes beside the variables."""
+  """A network and input with their costs: seconds per call, and bytes besides the variables."""
 
   depth: int
   size: tuple[int, int]
@@ -30,7 +30,7 @@ DEPTHS = [(depth, (256, 192), 4) for depth in (18, 50, 152)]
 
 
 def run(num_turns) -> list[Point]:
-  """simple_baseline, forward and the gradient of a training step."""
+  """Measures simple_baseline's prediction and the gradient of a training step."""
   cases = dict.fromkeys(BATCHES + SIZES + DEPTHS)
   return [_measure(*case, num_turns) for case in cases]
 
@@ -65,6 +65,7 @@ def _measure(depth, size, n, num_turns):
 
 
 def table(points) -> str:
+  """Returns the results as a Markdown table."""
   lines = [
     '| simple_baseline | batch | predict, s | predict, MB | gradient, s | gradient, MB |',
     '|---|---|---|---|---|---|',
@@ -81,29 +82,29 @@ def table(points) -> str:
 
 
 def plot(points, path: pathlib.Path):
-  """Seconds and memory over batch, pixels and depth."""
+  """Plots seconds and memory over batch size, input pixels and depth."""
   from matplotlib import figure
 
-  found = {(p.depth, p.size, p.batch): p for p in points}
+  point_of = {(p.depth, p.size, p.batch): p for p in points}
   columns = (
-    ('people a batch (R50, 256x192)', BATCHES, lambda p: p.batch),
+    ('batch size (R50, 256x192)', BATCHES, lambda p: p.batch),
     ('kilopixels of the input (R50, batch 4)', SIZES, lambda p: p.size[0] * p.size[1] / 1000),
     ('layers of the ResNet (256x192, batch 4)', DEPTHS, lambda p: p.depth),
   )
   page = figure.Figure(figsize=(10, 5), layout='constrained')
   axes = page.subplots(2, 3, sharey='row')
   for column, (label, cases, x_of) in enumerate(columns):
-    chosen = [found[case] for case in cases]
+    column_points = [point_of[case] for case in cases]
+    x = [x_of(p) for p in column_points]
     for name in ('predict', 'gradient'):
-      x = [x_of(p) for p in chosen]
-      axes[0, column].plot(x, [p.seconds[name] for p in chosen], 'o-', label=name)
-      axes[1, column].plot(x, [p.memory[name] / 1e9 for p in chosen], 'o-', label=name)
+      axes[0, column].plot(x, [p.seconds[name] for p in column_points], 'o-', label=name)
+      axes[1, column].plot(x, [p.memory[name] / 1e9 for p in column_points], 'o-', label=name)
     axes[1, column].set_xlabel(label)
     for axis in axes[:, column]:
       axis.set_ylim(bottom=0)
       axis.set_xlim(left=0)
       axis.grid(alpha=0.3)
   axes[0, 0].set_ylabel('seconds')
-  axes[1, 0].set_ylabel('GB beside the variables')
+  axes[1, 0].set_ylabel('GB besides the variables')
   axes[0, 0].legend()
   page.savefig(path, dpi=80)

@@ -1,4 +1,4 @@
-"""How long a user waits: importing the package, and the first training step of ResNet-50."""
+"""Measures start-up times: importing the package, and the first training step of ResNet-50."""
 
 import os
 import pathlib
@@ -15,18 +15,18 @@ UNWANTED = ('tensorflow', 'matplotlib', 'pandas', 'torch')
 
 
 def run(num_turns, scratch: pathlib.Path) -> dict[str, list[float]]:
-  """Seconds of each turn: 'import', and 'first step' with the programs of the first turn at hand.
+  """Returns the seconds of each turn for 'import', 'first step, cold' and 'first step, warm'.
 
-  The first step is that of `main.py`, from its start to the end of step 1, with prepared data in
-  `scratch`.
+  The first step is measured from the start of `main.py` to the end of step 1, on data prepared in
+  `scratch`. Cold means an empty compilation cache; warm turns use the cache of the cold one.
   """
   imports = [float(_python('-c', IMPORT)) for _ in range(num_turns + 1)][1:]
-  found = {'import': imports, 'first step, cold': [], 'first step, warm': []}
+  seconds = {'import': imports, 'first step, cold': [], 'first step, warm': []}
   cache = scratch / f'cache_{os.getpid()}'
   for turn in range(min(num_turns, 3) + 1):
     name = 'first step, warm' if turn else 'first step, cold'
-    found[name].append(_first_step(scratch, scratch / f'start_{os.getpid()}_{turn}', cache))
-  return found
+    seconds[name].append(_first_step(scratch, scratch / f'start_{os.getpid()}_{turn}', cache))
+  return seconds
 
 
 def _python(*arguments):
@@ -50,22 +50,22 @@ def _first_step(data_dir, workdir, cache):
     stderr=subprocess.PIPE,
     text=True,
   ) as process:
-    said = []
+    lines = []
     for line in process.stderr:
-      said.append(line)
+      lines.append(line)
       if 'step 1/' in line:
         seconds = time.perf_counter() - start
         process.kill()
         return seconds
-  raise RuntimeError(f'it ended before its first step:\n{"".join(said)}')
+  raise RuntimeError(f'main.py ended before its first step:\n{"".join(lines)}')
 
 
-def rows(found) -> list[str]:
-  """Of the table: no reference, no ratio."""
+def rows(results) -> list[str]:
+  """Returns rows of the table, without reference and ratio."""
   names = {'import': 'import mrpose_jax'}
   return [
     f'| {names.get(name, f"{name}, simple_baseline R50")} | {turns.spread(seconds, ".3g")} '
     f'({len(seconds)} {"turns" if len(seconds) > 1 else "turn"}) | | | |'
-    for name, seconds in found.items()
+    for name, seconds in results.items()
     if statistics.median(seconds)
   ]

@@ -1,4 +1,4 @@
-"""The five networks in PyTorch with the released names, small enough to check by eye."""
+"""The five networks in PyTorch with the parameter names of the released code, kept short."""
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ def up(inputs, outputs):
 
 
 class Block(nn.Module):
-  """Basic block, or bottleneck with its stride on the 3x3 convolution."""
+  """Basic block, or bottleneck block with the stride in its 3x3 convolution."""
 
   def __init__(self, inputs, outputs, stride, bottleneck):
     super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-  """A ResNet encoder and the decoder called `name`; [N, 3, H, W] -> [N, K, H/4, W/4]."""
+  """A ResNet encoder with the decoder `name`: [N, 3, H, W] -> [N, K, H/4, W/4]."""
 
   def __init__(self, name, depth, num_keypoints, width):
     super().__init__()

@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, in turns: what else the machine does meets both."""
+"""Times two implementations of the same work in turns, so that other load affects both."""
 
 import gc
 import os
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 class Comparison(NamedTuple):
-  """Seconds of each turn.
+  """Times of two implementations.
 
   Attributes:
-    what: what both do.
-    ours, theirs: seconds of a turn.
-    reference: who they are.
+    what: description of the work.
+    ours, theirs: seconds of each turn.
+    reference: name of the other implementation.
   """
 
   what: str
@@ -26,11 +26,11 @@ class Comparison(NamedTuple):
 
   @property
   def ratios(self) -> list[float]:
-    """How many times as fast ours is, turn by turn."""
+    """Speed-up of ours over theirs in each turn."""
     return [theirs / ours for ours, theirs in zip(self.ours, self.theirs)]
 
   def row(self) -> str:
-    """Of the table: median (least to most)."""
+    """Row of the table; times are median (minimum to maximum)."""
     cells = self.what, spread(self.ours, '.3g'), spread(self.theirs, '.3g'), self.reference
     return f'| {" | ".join(cells)} | {spread(self.ratios, ".2f")} |'
 
@@ -41,28 +41,31 @@ HEADER = '| | this project, s | reference, s | reference is | ratio |\n|---|---|
 def take_turns(
   what: str, ours: Callable, theirs: Callable, turns: int, reference: str
 ) -> Comparison:
-  """Times both `turns` times, after two calls of each that do not count."""
+  """Times each function `turns` times, alternately, after two untimed calls of each."""
   for function in (ours, theirs, ours, theirs):
     function()
   seconds = [], []
   for _ in range(turns):
-    for found, function in zip(seconds, (ours, theirs)):
+    for durations, function in zip(seconds, (ours, theirs)):
       gc.collect()
-      found.append(seconds_of(function))
+      durations.append(seconds_of(function))
   return Comparison(what, *seconds, reference)
 
 
 def seconds_of(function: Callable) -> float:
+  """Duration of one call in seconds."""
   start = time.perf_counter()
   function()
   return time.perf_counter() - start
 
 
 def spread(values, form) -> str:
+  """'median (minimum to maximum)' of the values, in the format `form`."""
   return f'{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})'
 
 
 def machine() -> str:
+  """Describes this machine: processor, number of cores and Python version."""
   model = platform.processor() or platform.machine()
   cpuinfo = pathlib.Path('/proc/cpuinfo')
   if cpuinfo.exists():

@@ -1,13 +1,16 @@
-"""A COCO-format folder of your own, with any keypoints, on any machine.
+"""Your own COCO-format folder, with any keypoints, on any machine.
 
   python main.py --config=configs/custom.py:mrfeanet2,depth=18,width=32 --workdir=runs/custom \
       --config.data.data_dir=runs/custom_data
 
-Arguments: network, depth, width, augment (0 trains on the plain crops). The recipe is COCO's at
-128x96, with Gaussians half as wide in heatmap pixels; for 256x192 give
+Arguments: network, depth, width, augment (0 trains on crops without augmentation). The recipe is
+COCO's at 128x96, with target Gaussians of half the width in heatmap pixels; for 256x192 add
 --config.data.image_size='(256,192)' --config.data.sigma=2. Names, flip pairs, limbs and OKS sigmas
-come from the annotation file; every field can be set by --config.SECTION.FIELD=VALUE, and
---mode=show lists them.
+come from the annotation file. --config.SECTION.FIELD=VALUE sets a field; --mode=show lists all.
+
+Cost and outcome depend on the data. On two CPU cores shared with other jobs, 370 drawn mice (see
+README.md) reached AP 100.0 in 8 minutes; 86 people in 28 COCO photographs, trained without
+augmentation and evaluated on the same ones (see docs/data.md), reached AP 92.7 in 6 min 33 s.
 """
 
 from mrpose_jax import defaults
@@ -20,7 +23,7 @@ def get_config(argument=None):
   config.model.depth = given.depth
   config.model.width = given.width
   config.data.image_size = (128, 96)
-  # Half the paper's, for half its resolution.
+  # Half of the paper's, because the resolution is half.
   config.data.sigma = 1.0
   if not given.augment:
     config.augment.rotation = 0.0

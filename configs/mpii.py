@@ -1,11 +1,14 @@
 """MPII human pose, 256x256 (paper section IV-B, table III).
 
-  python main.py --config=configs/mpii.py:mrfeanet1,depth=152 --workdir=runs/mpii
+  python main.py --config=configs/mpii.py:mrfeanet1,depth=152 --workdir=runs/mpii_mrfeanet1_152 \
+      --config.data.data_dir=/data/tfds --config.model.pretrained=resnet152.pth
 
-Arguments: network, depth, recipe ('paper' draws uniformly; 'released' draws from normals and turns
-with probability 0.6; both +-30 degrees and +-25 %).
+README.md says how to prepare the data. Arguments: network, depth, recipe ('paper' uses uniform
+draws; 'released' uses normal draws and rotates with probability 0.6; both with +-30 degrees and
++-25 %). Each row of table III is one NETWORK,depth=DEPTH.
 
-The rows of table III are the keys below: --config=configs/mpii.py:NETWORK,depth=DEPTH.
+Cost: the time of its 140 epochs was not measured.
+Outcome: not measured with this code; the paper reports a mean PCKh@0.5 of 89.8 for this network.
 """
 
 from mrpose_jax import defaults

@@ -1,8 +1,8 @@
-"""Drawn mice with seven keypoints, in COCO's form: an example of data of your own.
+"""Generates pictures of mice with seven keypoints in COCO's format, as an example of custom data.
 
   python -m examples.mice runs/mice_source
 
-The category gives names and limbs and no sigmas; annotations have no area and no iscrowd.
+The category defines names and limbs but no sigmas; annotations have no area and no iscrowd.
 """
 
 import json
@@ -19,7 +19,7 @@ CATEGORY = {
   'keypoints': ['nose', 'earL', 'earR', 'pawL', 'pawR', 'tail_base', 'tail_tip'],
   'skeleton': [[2, 1], [1, 3], [2, 6], [3, 6], [4, 6], [5, 6], [6, 7]],
 }
-# Seen from above, the nose to the right, in lengths of the body; y points down.
+# Keypoints seen from above, with the nose to the right, in body lengths; y points down.
 SHAPE = np.array(
   [(0.62, 0), (0.4, -0.2), (0.4, 0.2), (0.2, -0.3), (0.2, 0.3), (-0.45, 0), (-1.05, 0.12)]
 )
@@ -27,7 +27,13 @@ SETS = {'train': 240, 'validation': 40}
 
 
 def write(source, sets=None, seed=0):
-  """Writes annotations/SET.json and images/SET/ of so many images each, with one or two mice."""
+  """Writes annotations/SET.json and images/SET/ for each set of images with one or two mice.
+
+  Args:
+    source: folder to write to.
+    sets: {name of the set: number of images}; None uses `SETS`.
+    seed: random seed.
+  """
   source = pathlib.Path(source)
   for number, (name, count) in enumerate((sets or SETS).items()):
     r = np.random.default_rng([seed, number])
@@ -57,7 +63,7 @@ def write(source, sets=None, seed=0):
 
 
 def _picture(r, width=200, height=150):
-  """A picture, and the keypoints [7, 2] of each mouse in it."""
+  """Draws a picture; returns it with the keypoints [7, 2] of each mouse."""
   ground = r.uniform(90, 200, 3) + r.normal(0, 12, (height, width, 1))
   picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
   pen = ImageDraw.Draw(picture)
@@ -74,6 +80,7 @@ def _picture(r, width=200, height=150):
 
 
 def _draw(pen, points, length, gray):
+  """Draws one mouse with keypoints `points` and body length `length` in pixels."""
   nose, ear_left, ear_right, paw_left, paw_right, base, tip = points
   fur, pink = (int(gray),) * 3, (225, 150, 150)
 

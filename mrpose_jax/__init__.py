@@ -9,8 +9,8 @@ from mrpose_jax.models.pose_network import create_model as create_model
 from mrpose_jax.weights.torch_files import export_torch_weights as export_torch_weights
 from mrpose_jax.weights.torch_files import import_torch_weights as import_torch_weights
 
-# Orbax, pycocotools and Pillow take a second to import; so only when one of these is asked for.
-_LATER = {
+# These import Orbax, pycocotools and Pillow, which takes a second, so they load on first use.
+_LAZY = {
   'Predictor': 'predictors',
   'load_predictor': 'predictors',
   'to_coco': 'inference.conversions',
@@ -20,10 +20,10 @@ _LATER = {
 
 
 def __getattr__(name):
-  if name in _LATER:
-    return getattr(importlib.import_module(f'mrpose_jax.{_LATER[name]}'), name)
+  if name in _LAZY:
+    return getattr(importlib.import_module(f'mrpose_jax.{_LAZY[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__():
-  return sorted([*globals(), *_LATER])
+  return sorted([*globals(), *_LAZY])

@@ -1,9 +1,9 @@
 """Train, evaluate, predict, export: `python -m mrpose_jax --config=FILE --workdir=DIR`.
 
-In a checkout main.py is the same command.
+In a checkout, `python main.py` is the same command.
 
-Exit codes: 0 done, 143 stopped by a signal after saving, 2 bad configuration, 3 bad data, 4
-checkpoint trouble, 5 diverged.
+Exit codes: 0 done, 143 stopped by a signal after saving, 2 invalid configuration, 3 invalid data,
+4 missing, damaged or unfitting checkpoint, 5 diverged.
 """
 
 from absl import flags
@@ -14,22 +14,25 @@ _config = command_line.define_config()
 _start = command_line.define_machines()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'eval', 'predict', 'import', 'export', 'show', 'plan'], 'What to do.'
+  'mode', 'train', ['train', 'eval', 'predict', 'import', 'export', 'show', 'plan'], 'Task to run.'
 )
 _INPUT = flags.DEFINE_string('input', None, 'predict: images or a video. import: weights.')
 _OUTPUT = flags.DEFINE_string('output', None, 'predict: folder to write to. export: file to write.')
 _BOXES = flags.DEFINE_string('boxes', None, 'predict: COCO-format boxes of people in the input.')
 _DETECTOR = flags.DEFINE_string(
-  'detector', None, 'predict: finds the people; FILE.onnx, rtmdet:FILE.onnx or rtmlib:balanced.'
+  'detector', None, 'predict: detector of people: FILE.onnx, rtmdet:FILE.onnx or rtmlib:balanced.'
 )
 _CHANNEL_ORDER = flags.DEFINE_enum(
-  'channel_order', None, ['rgb', 'bgr'], 'import: what the weights were trained on [by their kind].'
+  'channel_order',
+  None,
+  ['rgb', 'bgr'],
+  'import: channel order of the weights [derived from the file].',
 )
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'plan: v5e:2x4, v5p:2x2x1, v6e:16x16, h100:8.')
 
 
 def run(arguments):
-  """One call; everything else is in the package."""
+  """Runs the mode that the flags select."""
   command_line.no_arguments(arguments)
   if _MODE.value == 'show':
     from mrpose_jax.runtime import show

@@ -1,4 +1,4 @@
-"""What the commands share: flags and errors that end in one line and a documented exit code."""
+"""Flags and error handling that all commands share: one line per error, documented exit codes."""
 
 import errno
 import logging
@@ -16,13 +16,13 @@ from ml_collections import config_flags
 
 from mrpose_jax import errors
 
-# A full disk, a full quota, a limit, a file system that became read-only.
+# Full disk, full quota, file size limit, and a file system that became read-only.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PACKAGE = pathlib.Path(__file__).parent
 # The folder that holds configs/: the package itself where pip installed it, else the checkout.
 _CONFIGS_IN = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent
 
-flags.disclaim_key_flags()  # what is defined below is the caller's, and in its --help
+flags.disclaim_key_flags()  # so that the caller's --help lists the flags below
 
 
 def run(command: Callable[[list[str]], None]):
@@ -36,7 +36,7 @@ def run(command: Callable[[list[str]], None]):
     logging.basicConfig(
       level=logging.WARNING, format='%(asctime)s %(message)s', datefmt='%H:%M:%S', force=True
     )
-    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax, TFDS and Grain tell a lot
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax, TFDS and Grain log too much
     logging.getLogger('mrpose_jax').setLevel(logging.INFO)
     try:
       command(argv[1:])
@@ -52,32 +52,32 @@ def run(command: Callable[[list[str]], None]):
 
 
 def define_config() -> Callable[[], ml_collections.ConfigDict]:
-  """Defines the flag --config; the result reads it, once the flags are parsed."""
+  """Defines the flag --config; call the returned function for its value after parsing."""
   flag = config_flags.DEFINE_config_file('config', None, 'FILE or FILE:ARGUMENTS', lock_config=True)
 
   def read():
     given(flag, 'a configuration, e.g. configs/quickstart.py')
     try:
       return flag.value.copy_and_resolve_references()
-    except OSError as error:  # ml_collections keeps a file that did not load until it is used
+    except OSError as error:  # ml_collections raises the error of loading only here
       raise errors.ConfigError(f'--config: {str(error).splitlines()[-1].strip()}') from error
 
   return read
 
 
 def define_machines() -> Callable[[], None]:
-  """Defines the flags of runs on several machines and of compiling; the result acts on them.
+  """Defines the flags of multi-process runs and of compilation; the returned function applies them.
 
-  It joins the processes of the run and keeps compiled programs in the user's cache folder. Call it
-  before anything else of JAX.
+  That function joins the processes of the run and sets up the cache of compiled programs in the
+  user's cache folder. Call it before any other use of JAX.
   """
-  coordinator = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0 [by itself].')
-  count = flags.DEFINE_integer('num_processes', None, 'Processes of the run [by itself].')
-  number = flags.DEFINE_integer('process_id', None, 'Number of this process [by itself].')
+  coordinator = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0 [detected].')
+  count = flags.DEFINE_integer('num_processes', None, 'Number of processes in the run [detected].')
+  number = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0 [detected].')
   cache = flags.DEFINE_bool('compilation_cache', True, 'Keep compiled programs for the next start.')
 
   def start():
-    from mrpose_jax.runtime import compilation  # here, because --help need not wait for JAX
+    from mrpose_jax.runtime import compilation  # inside, so that --help need not wait for JAX
     from mrpose_jax.runtime import parallel
 
     compilation.set_up(keep_programs=cache.value)
@@ -88,15 +88,15 @@ def define_machines() -> Callable[[], None]:
   return start
 
 
-def given(flag: flags.FlagHolder, what: str):
-  """The flag's value; raises ConfigError where it was left out."""
+def given(flag: flags.FlagHolder, description: str):
+  """Returns the flag's value; raises ConfigError if it was not given."""
   if flag.value is None:
-    raise errors.ConfigError(f'--{flag.name} is missing: name {what}')
+    raise errors.ConfigError(f'--{flag.name} is missing: name {description}')
   return flag.value
 
 
 def no_arguments(arguments: list[str]):
-  """Raises ConfigError where a command that takes only flags was given something else."""
+  """Raises ConfigError if a command that accepts only flags was given positional arguments."""
   if arguments:
     raise errors.ConfigError(f'unknown argument {arguments[0]!r}: every option starts with --')
 
@@ -113,7 +113,7 @@ def _parse(argv):
 
 
 def _last_of_each_field(argv):
-  """Without a field's earlier values: ml_collections would join those of a tuple."""
+  """Drops the earlier values of a field, because ml_collections would concatenate tuples."""
   last = {argument.partition('=')[0]: i for i, argument in enumerate(argv) if '=' in argument}
   return [
     argument
@@ -123,7 +123,7 @@ def _last_of_each_field(argv):
 
 
 def _own_config(argument):
-  """`--config=configs/FILE.py` names the project's where the current folder has no such file."""
+  """Replaces `configs/FILE.py` by the project's own file if the current folder has none."""
   flag, _, value = argument.partition('=')
   file = value.partition(':')[0]
   if flag == '--config' and not os.path.exists(file) and (_CONFIGS_IN / file).is_file():
@@ -132,17 +132,17 @@ def _own_config(argument):
 
 
 def _plain(message):
-  """One line; that of ml_collections about an unknown key with the key first."""
+  """Puts a message on one line; rewrites that of ml_collections about an unknown key."""
   unknown = re.fullmatch(r"'(\w+)'\s*(?:Did you mean \"(\w+)\".*)?", message, re.DOTALL)
   if not unknown:
     return ' '.join(message.split())
-  near = f'did you mean {unknown[2]!r}? ' if unknown[2] else ''
-  return f'--config has no field {unknown[1]!r}: {near}(--mode=show lists all)'
+  suggestion = f'did you mean {unknown[2]!r}? ' if unknown[2] else ''
+  return f'--config has no field {unknown[1]!r}: {suggestion}(--mode=show lists all)'
 
 
 def _fail(error):
   if isinstance(error, errors.Stopped):
-    for number in (signal.SIGTERM, signal.SIGINT):  # once more would change the exit code
+    for number in (signal.SIGTERM, signal.SIGINT):  # another one would change the exit code
       signal.signal(number, signal.SIG_IGN)
   print(f'{type(error).__name__}: {error}', file=sys.stderr)
   sys.exit(error.exit_code)

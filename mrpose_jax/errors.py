@@ -1,7 +1,7 @@
 """Errors whose message is written for the person at the command line.
 
 Each says in one line what is wrong, where, and what to do; main.py prints that line and exits with
-the class's code. Anything else that is raised is a bug and keeps its traceback.
+the class's code. Any other exception is a bug and keeps its traceback.
 """
 
 
@@ -28,12 +28,12 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-  """Training met a loss or a gradient that is not finite."""
+  """A loss or a gradient in training is not finite."""
 
   exit_code = 5
 
 
 class Stopped(UserError):
-  """SIGTERM or SIGINT ended a run, after its state was saved."""
+  """SIGTERM or SIGINT ended the run after its state was saved."""
 
   exit_code = 143

@@ -1,4 +1,4 @@
-"""What a data set calls a person: keypoint names, mirror pairs, limbs and OKS sigmas."""
+"""Skeletons of the data sets: keypoint names, mirror pairs, limbs and OKS sigmas."""
 
 import dataclasses
 import logging
@@ -10,7 +10,7 @@ from mrpose_jax import errors
 
 log = logging.getLogger(__name__)
 
-# What OKS takes where a data set gives no sigmas: the mean of COCO's 17.
+# OKS sigma of each keypoint if a data set gives none: the mean of COCO's 17.
 ESTIMATED_SIGMA = 0.067
 
 
@@ -21,8 +21,8 @@ class Skeleton:
   Attributes:
     name: 'coco', 'mpii', or the category's name in a data set of your own.
     keypoints: K names, in the order of the annotations.
-    flip_pairs: pairs that change places when an image is mirrored.
-    limbs: pairs to join with a line in pictures.
+    flip_pairs: pairs that mirroring an image swaps.
+    limbs: pairs that pictures join by a line.
     sigmas: K per-keypoint standard deviations of human annotators, as a fraction of the object's
       scale (COCO's OKS uses k_i = 2 sigma_i); empty where OKS is not defined.
   """
@@ -46,7 +46,7 @@ class Skeleton:
 
 
 def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
-  """[K] index: keypoint k of the mirrored image is keypoint flip_order[k] of the image."""
+  """Indices [K]: keypoint k of the mirrored image is keypoint flip_order[k] of the image."""
   order = np.arange(num_keypoints)
   for left, right in flip_pairs:
     order[left], order[right] = right, left
@@ -72,13 +72,13 @@ _OTHER_SIDE = {'left': 'right', 'right': 'left', 'l': 'r', 'r': 'l'}
 
 
 def _words(name: str) -> tuple[str, ...]:
-  """'L_FrontPaw2' -> ('l', 'front', 'paw', '2')."""
-  found = re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+', name)
-  return tuple(word.lower() for word in found)
+  """Splits a name into lower-case words: 'L_FrontPaw2' -> ('l', 'front', 'paw', '2')."""
+  words = re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+', name)
+  return tuple(word.lower() for word in words)
 
 
 def from_dict(fields: dict) -> Skeleton:
-  """The inverse of dataclasses.asdict, also after a way through JSON."""
+  """Inverse of dataclasses.asdict, also after a round trip through JSON."""
   return Skeleton(
     name=fields['name'],
     keypoints=tuple(fields['keypoints']),
@@ -92,12 +92,12 @@ def from_category(category: dict, where: str) -> Skeleton:
   """Reads a COCO category: its `keypoints` names and its 1-based `skeleton` pairs.
 
   The official person category becomes `COCO`, with its sigmas. Other categories may give `sigmas`,
-  K numbers, and `flip_pairs`, pairs of names. Without them the flip pairs come from the names and
-  each sigma is the mean of COCO's, which is logged.
+  K numbers, and `flip_pairs`, pairs of names. By default the flip pairs are derived from the names
+  and each sigma is the mean of COCO's, which is logged.
 
   Raises:
-    DataError: the category names no keypoints, names one twice, or limbs, flip pairs or sigmas do
-      not go with them.
+    DataError: the category names no keypoints or names one twice, or limbs, flip pairs or sigmas do
+      not match them.
   """
   names = tuple(category.get('keypoints') or ())
   if not names:
@@ -108,49 +108,48 @@ def from_category(category: dict, where: str) -> Skeleton:
   if names == COCO.keypoints:
     return COCO
   if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-    raise errors.DataError(
-      f'{where}: keypoints of {category["name"]!r}: each needs a name of its own'
-    )
+    raise errors.DataError(f'{where}: keypoints of {category["name"]!r}: each needs a unique name')
   limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get('skeleton') or ())
   if any(not 0 <= i < len(names) for limb in limbs for i in limb):
     raise errors.DataError(
       f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}'
     )
-  found = Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
+  skeleton = Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
   sigmas = category.get('sigmas') or (ESTIMATED_SIGMA,) * len(names)
   try:
-    found = change(found, category.get('flip_pairs') or (), sigmas)
+    skeleton = change(skeleton, category.get('flip_pairs') or (), sigmas)
   except ValueError as error:
-    raise errors.DataError(f'{where}: category {found.name!r}: {error}') from error
-  pairs = ', '.join(f'{names[left]} - {names[right]}' for left, right in found.flip_pairs)
-  log.info('%s: flip pairs of %r: %s', where, found.name, pairs or 'none')
-  paired = {i for pair in found.flip_pairs for i in pair}
-  alone = [names[i] for i in range(len(names)) if i not in paired and found.side(i) != 'middle']
-  if alone:
-    log.warning('%s: without a partner on the other side: %s', where, ', '.join(alone))
+    raise errors.DataError(f'{where}: category {skeleton.name!r}: {error}') from error
+  pairs = ', '.join(f'{names[left]} - {names[right]}' for left, right in skeleton.flip_pairs)
+  log.info('%s: flip pairs of %r: %s', where, skeleton.name, pairs or 'none')
+  paired = {i for pair in skeleton.flip_pairs for i in pair}
+  one_sided = [i for i in range(len(names)) if skeleton.side(i) != 'middle']
+  unpaired = [names[i] for i in one_sided if i not in paired]
+  if unpaired:
+    log.warning('%s: keypoints without a mirror partner: %s', where, ', '.join(unpaired))
   if not category.get('sigmas'):
     log.warning(
-      '%s: %r gives no OKS sigmas: %s is taken for each keypoint, the mean of COCO; AP says how '
-      'runs on these data compare, not how they compare with others',
-      *(where, found.name, ESTIMATED_SIGMA),
+      '%s: %r gives no OKS sigmas, so each keypoint uses %s, the mean of COCO; compare AP only '
+      'between runs on these data',
+      *(where, skeleton.name, ESTIMATED_SIGMA),
     )
-  return found
+  return skeleton
 
 
 def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
-  """The skeleton with other flip pairs, given by names, and other sigmas; () changes nothing.
+  """Returns the skeleton with other flip pairs, given by names, and sigmas; () keeps the old ones.
 
   Raises:
-    ValueError: a name that is not there or in two pairs, or not K positive sigmas.
+    ValueError: a name is unknown or in two pairs, or `sigmas` are not K positive numbers.
   """
   if flip_pairs:
-    flat = [name for pair in flip_pairs for name in pair]
-    unknown = [name for name in flat if name not in skeleton.keypoints]
+    names = [name for pair in flip_pairs for name in pair]
+    unknown = [name for name in names if name not in skeleton.keypoints]
     if unknown:
       raise ValueError(
         f'flip_pairs: there is no keypoint {unknown[0]!r} ({", ".join(skeleton.keypoints)})'
       )
-    if any(len(pair) != 2 for pair in flip_pairs) or len(set(flat)) < len(flat):
+    if any(len(pair) != 2 for pair in flip_pairs) or len(set(names)) < len(names):
       raise ValueError(f'flip_pairs {flip_pairs}: pairs of names are needed, each name once')
     indices = tuple(tuple(skeleton.keypoints.index(name) for name in pair) for pair in flip_pairs)
     skeleton = dataclasses.replace(skeleton, flip_pairs=indices)
@@ -167,7 +166,8 @@ def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
   return skeleton
 
 
-# Limbs as in the annotation files' person category; sigmas are pycocotools' kpt_oks_sigmas.
+# Limbs are those of the person category in COCO's annotations; sigmas are pycocotools'
+# kpt_oks_sigmas.
 _COCO_LIMBS = (
   (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
   (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),

@@ -6,7 +6,7 @@ COCO_COLUMNS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM',
 
 
 def markdown_table(rows: dict[str, dict[str, float]]) -> str:
-  """A Markdown table, a row a result; COCO's 0..1 numbers are shown in per cent as papers do.
+  """Markdown table with one row per result; COCO's 0..1 metrics are shown in per cent.
 
   Args:
     rows: name of the row -> {metric: value}; the first row names the columns.
@@ -20,7 +20,7 @@ def markdown_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def markdown_lines(header: list[str], rows: list[list[str]]) -> str:
-  """A Markdown table of text."""
+  """Markdown table of text cells."""
 
   def line(cells):
     return '|' + ''.join(f' {cell} |' if cell else ' |' for cell in cells)
@@ -30,14 +30,15 @@ def markdown_lines(header: list[str], rows: list[list[str]]) -> str:
 
 
 def one_line(metrics: dict[str, float]) -> str:
-  """'AP 70.9, AP50 88.8, ...'."""
+  """One line of metrics, such as 'AP 70.9, AP50 88.8'."""
   return ', '.join(f'{name} {_cell(name, value)}' for name, value in metrics.items())
 
 
 def per_cent(column: str, value: float) -> float | None:
-  """A metric in per cent; None where nothing was there to be measured.
+  """A metric in per cent; None if there was nothing to measure.
 
-  That is -1 in COCO's metrics (pycocotools, where nobody is of that size) and NaN in the others.
+  This is marked by -1 in COCO's metrics (by pycocotools, if nobody is of that size) and by NaN in
+  the others.
   """
   if column in COCO_COLUMNS:
     return 100 * value if value >= 0 else None

@@ -1,6 +1,6 @@
-"""Pictures to look at: people drawn over an image, heatmaps over a crop, sheets of both.
+"""Draws people over images, heatmaps over crops, and contact sheets.
 
-Images are uint8 [H, W, 3] RGB in and out, nothing is random, and nothing given is changed.
+Images are uint8 [H, W, 3] RGB, for input and output. Nothing is random, and no input is changed.
 """
 
 import math
@@ -10,12 +10,12 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-# Okabe and Ito's palette: told apart with any of the common colour vision deficiencies.
+# Okabe and Ito's palette: distinct with any of the common colour vision deficiencies.
 SIDE_COLORS = {'left': (86, 180, 233), 'right': (213, 94, 0), 'middle': (240, 228, 66)}
 _OUTLINE = (25, 25, 25)
 _ANNOTATED = (255, 255, 255)
 
-# A heatmap's colours from 0 to 1: dark to light steadily, so also readable in grey.
+# A heatmap's colours from 0 to 1, steadily from dark to light, so that they also work in grey.
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HEAT_COLORS = ((64, 40, 190), (150, 40, 130), (215, 70, 70), (249, 142, 9), (252, 255, 164))
 
@@ -29,13 +29,13 @@ _TEXT = (235, 235, 235)
 def draw_people(image, people, skeleton, score_threshold=0.2):
   """Draws limbs as lines and keypoints as dots, coloured by the person's own left and right.
 
-  Lines are as wide as the person is large; what is less certain is smaller and more transparent.
-  People who are more certain lie on top.
+  The width of lines is proportional to the person's size. Keypoints with a lower score are smaller
+  and more transparent, and people with higher scores are drawn on top.
 
   Args:
     image: uint8 [H, W, 3].
-    people: [N, K, 3] x, y in pixels and score in 0..1. Keypoints that are not finite, or not above
-      `score_threshold`, are left out; those outside the image are cut off at its edge.
+    people: [N, K, 3] x, y in pixels and score in 0..1. Keypoints that are not finite or not above
+      `score_threshold` are not drawn; drawing is clipped at the edge of the image.
     skeleton: names and limbs of the K keypoints.
     score_threshold: 0..1.
 
@@ -57,7 +57,7 @@ def draw_people(image, people, skeleton, score_threshold=0.2):
 
 
 def draw_errors(image, person, truth, visible, skeleton):
-  """Draws one person, and a white line from each keypoint to a white dot where it is annotated.
+  """Draws one person, and a white line from each keypoint to a white dot at its annotation.
 
   Args:
     image: uint8 [H, W, 3].
@@ -71,9 +71,9 @@ def draw_errors(image, person, truth, visible, skeleton):
   """
   canvas = draw_people(image, person[None], skeleton, score_threshold=0).astype(np.float32)
   person, truth = np.asarray(person, np.float64), np.asarray(truth, np.float64)
-  wanted = (np.asarray(visible) > 0) & np.isfinite(person).all(-1) & np.isfinite(truth).all(-1)
+  drawn = (np.asarray(visible) > 0) & np.isfinite(person).all(-1) & np.isfinite(truth).all(-1)
   for radius, color in ((1.6, _OUTLINE), (0.6, _ANNOTATED)):
-    for k in np.flatnonzero(wanted):
+    for k in np.flatnonzero(drawn):
       _draw_capsule(canvas, truth[k], person[k, :2], radius=radius, color=color, opacity=0.9)
       _draw_capsule(canvas, truth[k], truth[k], radius=radius + 1.8, color=color, opacity=1)
   return _to_uint8(canvas)
@@ -84,7 +84,7 @@ def _draw_person(canvas, points, scores, drawn, skeleton):
   opacity = 0.3 + 0.7 * np.where(drawn, scores, 0)
   sides = [skeleton.side(k) for k in range(skeleton.num_keypoints)]
   limbs = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b]]
-  # Every outline goes under every line, so that crossing limbs stay connected.
+  # All outlines are drawn before all lines, so that crossing limbs stay connected.
   for a, b in limbs:
     _draw_capsule(
       canvas,
@@ -117,16 +117,16 @@ def _line_radius(points):
 
 
 def _limb_side(a, b):
-  """A limb has the side of its ends; left to right, as between the hips, is the middle."""
+  """Side of a limb from the sides of its ends; 'middle' if they differ, as between the hips."""
   if 'middle' in (a, b):
     return b if a == 'middle' else a
   return a if a == b else 'middle'
 
 
 def _draw_capsule(canvas, start, end, *, radius, color, opacity):
-  """Blends a line with round ends, or a dot where both ends agree, into float [H, W, 3] in place.
+  """Blends a line with round ends, or a dot if both ends are equal, into float [H, W, 3] in place.
 
-  Antialiased by its distance field: a pixel is covered by how far its centre lies within the
+  It is antialiased: a pixel's coverage grows linearly with the distance of its centre from the
   outline, over a band one pixel wide.
   """
   height, width = canvas.shape[:2]
@@ -138,27 +138,27 @@ def _draw_capsule(canvas, start, end, *, radius, color, opacity):
   x = np.arange(low[0], high[0])[None, :] - start[0]
   y = np.arange(low[1], high[1])[:, None] - start[1]
   along = end - start
-  # How far along the line, 0..1, its point nearest to each pixel lies.
+  # Position 0..1 along the line of the point nearest to each pixel.
   nearest = np.clip((x * along[0] + y * along[1]) / max(along @ along, 1e-12), 0, 1)
   distance = np.hypot(x - nearest * along[0], y - nearest * along[1])
-  cover = opacity * np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
+  coverage = opacity * np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
   patch = canvas[low[1] : high[1], low[0] : high[0]]
-  patch += cover * (np.asarray(color, np.float32) - patch)
+  patch += coverage * (np.asarray(color, np.float32) - patch)
 
 
 def heatmap_grid(image, heatmaps, skeleton):
-  """Each keypoint's heatmap over a grey copy of the crop, with its name and peak value.
+  """Draws each keypoint's heatmap over a grey copy of the crop, with its name and peak value.
 
-  Heat is on an absolute scale from 0 to 1, the peak of a training target, so an unsure network
-  looks unsure.
+  Colours have an absolute scale from 0 to 1, the peak of a training target, so that low confidence
+  is visible.
 
   Args:
-    image: uint8 [H, W, 3], the crop that the network saw, before normalising.
-    heatmaps: float [h, w, K] of that crop, any resolution.
+    image: uint8 [H, W, 3], the network's crop before normalisation.
+    heatmaps: float [h, w, K] of that crop, in any resolution.
     skeleton: names of the K keypoints.
 
   Returns:
-    uint8 image of the grid, roughly square, the crops at their own size.
+    uint8 image of the roughly square grid, with the crops in their own size.
   """
   _check_image(image)
   heatmaps = np.nan_to_num(np.asarray(heatmaps, np.float32))
@@ -174,12 +174,12 @@ def heatmap_grid(image, heatmaps, skeleton):
 
 
 def heat_over(image, heat):
-  """One heatmap over a grey copy of its crop.
+  """Draws one heatmap over a grey copy of its crop.
 
   Args:
     image: uint8 [H, W, 3].
-    heat: float [h, w]; its first pixel lies on the crop's first, as the codec has it. What is not
-      in 0..1 is clipped.
+    heat: float [h, w], clipped to 0..1; the centres of its first pixel and of the crop's coincide,
+      as in the codec.
 
   Returns:
     uint8 [H, W, 3].
@@ -196,21 +196,21 @@ def heat_over(image, heat):
   )
   heat = np.clip(np.asarray(stretched), 0, 1)
   color = np.stack([np.interp(heat, _HEAT_STOPS, c) for c in zip(*_HEAT_COLORS)], axis=-1)
-  # The square root lets the flanks of a peak show.
+  # The square root makes the flanks of a peak visible.
   return _to_uint8(grey + np.sqrt(heat)[..., None] * (color - grey))
 
 
 def contact_sheet(images, columns, cell_size, captions=None):
-  """Images side by side, row by row, each shrunk or enlarged to fit its cell.
+  """Places images side by side, row by row, each resized to fit its cell.
 
   Args:
-    images: uint8 [H, W, 3] each, of any sizes.
-    columns: cells in a row.
-    cell_size: (height, width) in pixels of a cell, without its caption.
-    captions: a line of text for each image, cut where it is wider than the cell; or None.
+    images: uint8 [H, W, 3] arrays of any sizes.
+    columns: number of cells per row.
+    cell_size: (height, width) of a cell in pixels, without its caption.
+    captions: one line of text per image, cut to the width of the cell; or None.
 
   Returns:
-    uint8 image.
+    The sheet as a uint8 image.
   """
   if captions is not None and len(captions) != len(images):
     raise ValueError(f'{len(captions)} captions for {len(images)} images')
@@ -236,7 +236,7 @@ def contact_sheet(images, columns, cell_size, captions=None):
 
 
 def _cut(text, font, width):
-  """The text, or as much of it as fits into `width` pixels, then two dots."""
+  """The text, cut and ended by two dots if it is wider than `width` pixels."""
   if font.getlength(text) <= width:
     return text
   while text and font.getlength(text + '..') > width:
@@ -246,7 +246,7 @@ def _cut(text, font, width):
 
 def _check_image(image):
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(f'want a uint8 image [H, W, 3], not {image.dtype} {image.shape}')
+    raise ValueError(f'expected a uint8 image [H, W, 3], not {image.dtype} {image.shape}')
 
 
 def _to_uint8(image):

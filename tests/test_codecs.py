@@ -1,3 +1,5 @@
+"""Heatmap codec: values by hand, round trip, and equality to the released code."""
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ CODEC = codecs.Codec(image_size=(64, 32), heatmap_size=(16, 8), sigma=1.0)
 
 
 def test_encode_by_hand():
-  """x 13, y 41 of a 4 times smaller heatmap: 3.25 + 1/2 and 10.25 + 1/2 cut to 3, 10."""
+  """x 13, y 41 at a quarter of the size: 3.25 + 1/2 and 10.25 + 1/2, truncated to 3 and 10."""
   heatmaps, weights = CODEC.encode(np.array([[[13.0, 41.0]]]), np.array([[2]]))
   assert heatmaps.shape == (1, 16, 8, 1)
   assert weights.tolist() == [[1.0]]
@@ -25,7 +27,7 @@ def test_encode_by_hand():
   [(-14.0, 1), (-18.0, 1), (-22.0, 0), (41.0, 1), (42.0, 0)],
 )
 def test_a_gaussian_that_misses_the_heatmap_has_no_weight(x, weight):
-  """Radius 3: centres -4 (-18 / 4 + 1/2 cut towards zero) to 10 touch 0..7, as released."""
+  """Radius 3: centres -4 (-18 / 4 + 1/2, truncated) to 10 have weight, as in the released code."""
   heatmaps, weights = CODEC.encode(np.array([[[x, 20.0]]]), np.array([[1]]))
   assert weights[0, 0] == weight
   assert (heatmaps.max() > 0) == (weight == 1 and -3 <= np.trunc(x / 4 + 0.5) <= 10)
@@ -40,8 +42,8 @@ def test_unlabelled_keypoints_are_zero():
 def test_decode_by_hand():
   heatmap = np.zeros((1, 16, 8, 2), np.float32)
   heatmap[0, 5, 3, 0] = 0.8
-  heatmap[0, 5, 4, 0] = 0.4  # higher to the right
-  heatmap[0, 4, 3, 0] = 0.2  # higher above
+  heatmap[0, 5, 4, 0] = 0.4  # larger than the left neighbour
+  heatmap[0, 4, 3, 0] = 0.2  # larger than the neighbour below
   points, scores = CODEC.decode(heatmap)
   np.testing.assert_allclose(points[0], [[3.25, 4.75], [0, 0]])
   np.testing.assert_allclose(scores[0], [0.8, 0])
@@ -63,8 +65,8 @@ def test_round_trip_within_half_a_pixel():
   heatmaps, weights = CODEC.encode(points, np.ones((50, 4)))
   assert weights.all()
   inside = (points / 4 + 0.5 < [8, 16]).all(-1)
-  found, scores = codecs.Codec((64, 32), (16, 8), 1.0, offset='none').decode(heatmaps)
-  assert np.abs(found - points / 4)[inside].max() <= 0.5
+  decoded, scores = codecs.Codec((64, 32), (16, 8), 1.0, offset='none').decode(heatmaps)
+  assert np.abs(decoded - points / 4)[inside].max() <= 0.5
   np.testing.assert_array_equal(np.asarray(scores)[inside], 1.0)
 
 
@@ -97,7 +99,7 @@ def test_flip_equals_the_released_codes():
 
 
 def test_flip_by_hand():
-  """Two keypoints that change places, a row 1 2 3: mirrored, then moved right, column 0 kept."""
+  """Two swapped keypoints, pixels 1 2 3: mirrored, then shifted to the right, column 0 kept."""
   heatmaps = np.array([[[1, 10], [2, 20], [3, 30]]], np.float32)
   plain = codecs.flip_heatmaps(heatmaps, [(0, 1)], shift=False)
   np.testing.assert_array_equal(plain, [[[30, 3], [20, 2], [10, 1]]])
@@ -123,7 +125,7 @@ def test_of_equal_peaks_the_first_and_none_of_nan():
 
 
 def test_decode_reads_the_heatmaps_once():
-  """By XLA's count three times: it takes each of two gathers for a whole reading."""
+  """XLA counts three reads, because it counts each of the two gathers as a read of everything."""
   codec = codecs.Codec(image_size=(256, 192), heatmap_size=(64, 48))
   heatmaps = jax.ShapeDtypeStruct((4, 64, 48, 17), np.float32)
   cost = jax.jit(codec.decode).lower(heatmaps).compile().cost_analysis()

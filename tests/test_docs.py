@@ -1,4 +1,4 @@
-"""Every command of the pages parses: programs, flags, configurations and their fields exist."""
+"""Checks the commands in the pages: programs, flags, configurations and their fields exist."""
 
 import pathlib
 import re
@@ -15,13 +15,14 @@ from mrpose_jax import defaults
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 CONFIGS = {'coco': coco, 'custom': custom, 'mpii': mpii, 'quickstart': quickstart}
-# Where the flags of a program are defined.
+# Program -> files that define its flags.
 SOURCES = {
   'main.py': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'input_pipeline.prepare': ('input_pipeline/prepare.py',),
   'input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
+  'benchmarks': ('benchmarks/__main__.py',),
   'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
   'examples.mice': ('examples/mice.py',),
 }
@@ -32,7 +33,7 @@ def commands(page):
 
 
 def commands_of(text):
-  """The lines of a page's blocks of `sh` or of no language, and its commands in running text."""
+  """Commands in a page's code blocks (`sh` or no language) and in its running text."""
   blocks = re.findall(r'^```(\w*)\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
   shell = '\n'.join(block for language, block in blocks if language in ('', 'sh'))
   lines = shell.replace('\\\n', ' ').splitlines()
@@ -47,7 +48,7 @@ def flags_of(program):
 
 
 def check(command):
-  """Raises AssertionError for what is not there."""
+  """Raises AssertionError if the program, a flag, a mode or a field does not exist."""
   words = shlex.split(command, comments=True)
   start = next(i for i, word in enumerate(words) if pathlib.Path(word).name.startswith('python'))
   words = words[start + 1 :]
@@ -84,7 +85,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_fields_files_and_links_of_a_page(page):
-  """`config.SECTION.FIELD`, `--flag`, paths of modules and links name what is there."""
+  """Every `config.SECTION.FIELD`, path of a module and link in the page exists."""
   text = page.read_text(encoding='utf-8')
   config = defaults.get_config()
   for section, field in re.findall(r'\bconfig\.(\w+)\.(\w+)', text):

@@ -1,8 +1,8 @@
-"""Runs what the pages say: each command of their blocks and each block of Python, in order.
+"""Runs every command and every block of Python in the pages, in order, in a folder of small files.
 
-The commands are those of the pages, word for word, in a folder of small files. Flags behind them
-make networks and epochs small; /data is a folder there. `ELSEWHERE` names what other tests run, or
-what needs things that no test has.
+`SAID_OTHERWISE` replaces the names of files, for example /data by a folder in that folder. Flags
+added to a command make its networks and epochs small. `ELSEWHERE` lists the commands that other
+tests run, or that need something that no test has.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests import test_docs
 from tests.inference import test_detectors
 from tests.inference import test_video
 
-# In this order: data first, and what a workdir is needed for after the training.
+# Data preparation comes first, and commands that need a workdir come after the training.
 PAGES = ('data.md', 'training.md', 'README.md', 'evaluation.md', 'deployment.md')
 ELSEWHERE = {
   'srun': 'Slurm: its variables in test_processes.py',
@@ -51,7 +51,7 @@ SMALL_INPUT = '--config.eval.batch_size=8 --config.eval.canvas=160'
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """What a reader has: the checkout, data sets below data/, weights, photographs, a video."""
+  """A reader's folder: the checkout, data sets below data/, weights, photographs, a video."""
   folder = tmp_path_factory.mktemp('reader')
   for name in ('main.py', 'mrpose_jax', 'input_pipeline', 'configs', 'examples', 'benchmarks'):
     (folder / name).symlink_to(test_docs.ROOT / name)
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
   mice.write(folder / 'data/mine', {**sizes, 'train': 8, 'validation': 4})
   _write_mpii(folder / 'data/mpii')
   drawn = folder / 'runs/data/synthetic_people_images'
-  for split in ('train', 'validation'):  # drawn already, and fewer
+  for split in ('train', 'validation'):  # already drawn, so that the commands draw none
     synthetic_people.write_coco(drawn, split, 8, seed=1, processes=1)
   _write_weights(folder)
   (folder / 'photos').mkdir()
@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
 
 
 def _write_test_set(source):
-  """COCO's test-dev has images and no people, and detections are a list of boxes with scores."""
+  """Writes a test-dev split, which has images without people, and detections, boxes with scores."""
   content = json.loads((source / 'annotations/person_keypoints_val2017.json').read_text())
   found = [
     {'image_id': a['image_id'], 'category_id': 1, 'bbox': a['bbox'], 'score': 0.9}
@@ -114,7 +114,7 @@ def _write_weights(folder):
 
 
 def smaller(command):
-  """The command as this test runs it."""
+  """The command in the form that this test runs."""
   for page, here in SAID_OTHERWISE.items():
     command = command.replace(page, here)
   if 'mode=import' in command:
@@ -134,9 +134,9 @@ def read(page):
 
 
 def commands(page):
-  """A page's commands once each, and those that other tests run.
+  """The commands of a page that this test runs, each once, and those that other tests run.
 
-  A name in running text, without flags, is no command.
+  A program's name in running text, without flags, is not a command.
   """
   found = [c for c in test_docs.commands_of(read(page)) if f'`{c}`' not in read(page) or '--' in c]
   found = [' '.join(command.split()) for command in dict.fromkeys(found)]
@@ -180,16 +180,16 @@ def test_every_command(folder, results):
 
 
 def test_what_is_left_to_other_tests():
-  """Each name of the list is that of a command; nothing else is left out."""
+  """Each name in ELSEWHERE occurs in a command of the pages."""
   elsewhere = [command for page in PAGES for command in commands(page)[1]]
   for name in ELSEWHERE:
     assert any(name in command for command in elsewhere), name
 
 
-@pytest.mark.filterwarnings('ignore:OpenCV')  # without it supervision says that it is slower
+@pytest.mark.filterwarnings('ignore:OpenCV')  # supervision warns that it is slower without it
 @pytest.mark.parametrize('page', PAGES)
 def test_every_block_of_python(folder, results, page, monkeypatch):
-  """With the variables that a reader has."""
+  """Runs the blocks with the variables that the page assumes."""
   monkeypatch.chdir(folder)
   image = np.full((60, 80, 3), 90, np.uint8)
   boxes = np.array([[5, 5, 30, 50], [40, 0, 30, 60]], np.float32)

@@ -1,4 +1,4 @@
-"""The examples in docstrings, run where runs/quickstart is a workdir and photo.jpg an image."""
+"""Runs the examples in docstrings, with runs/quickstart as workdir and photo.jpg as image."""
 
 import doctest
 import importlib

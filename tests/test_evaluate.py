@@ -1,4 +1,4 @@
-"""Evaluation beyond training: imported weights, detections, test sets, MPII."""
+"""Evaluation of imported weights, with detections, on test sets and on MPII."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from mrpose_jax.weights import torch_files
 from tests.helpers import shared_data
 from tests.helpers import tiny_people
 
-# Joint names in the order of gt_valid.mat.
+# Joint names, in the order of gt_valid.mat.
 MAT_JOINTS = (
   *('rank', 'rkne', 'rhip', 'lhip', 'lkne', 'lank', 'pelv', 'thor', 'neck', 'head'),
   *('rwri', 'relb', 'rsho', 'lsho', 'lelb', 'lwri'),
@@ -31,7 +31,7 @@ MAT_JOINTS = (
 
 
 def random_weights(config, num_keypoints):
-  """A PyTorch state dict that fits the configuration's network."""
+  """Random PyTorch state dict for the configuration's network."""
   model = mrpose_jax.create_model(
     config.model.network, config.model.depth, num_keypoints, width=config.model.width
   )
@@ -54,7 +54,7 @@ def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
   assert predictor.step == 0
   image = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
   assert predictor(image).shape == (1, 17, 3)
-  config = tiny_people.config(epochs=0.7)  # says rgb, but the weights decide
+  config = tiny_people.config(epochs=0.7)  # its rgb is replaced by the weights' bgr
   evaluate.evaluate(config, workdir)
   assert config.model.channel_order == 'bgr'
   assert 'simple_baseline, step 0' in capsys.readouterr().out
@@ -120,14 +120,14 @@ def test_a_coco_test_set_gives_the_file_that_its_server_takes(tmp_path, capsys):
 
 
 def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
-  """Four people on drawn images; the ground truth file is made here in the benchmark's layout."""
+  """Four people on random images, with a ground truth file in the benchmark's layout."""
   source = tmp_path / 'mpii'
   (source / 'annot').mkdir(parents=True)
   (source / 'images').mkdir()
   r = np.random.default_rng(0)
   rows, joints = [], r.uniform(20, 180, (4, 16, 2))
   for i in range(4):
-    name = f'{i // 2}.jpg'  # two people an image
+    name = f'{i // 2}.jpg'  # two people per image
     Image.fromarray(r.integers(0, 256, (200, 210, 3), dtype=np.uint8)).save(
       source / 'images' / name
     )
@@ -172,7 +172,7 @@ def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
   )
   capsys.readouterr()
 
-  # The test set: boxes, but no joints.
+  # The test set has bounding boxes but no joints.
   for row in rows:
     del row['joints'], row['joints_vis']
   (source / 'annot' / 'test.json').write_text(json.dumps(rows))
@@ -185,7 +185,7 @@ def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
 
 
 def test_real_detections_on_real_photographs(tmp_path, capsys):
-  """118 boxes of a detector on four photographs of COCO, through an untrained network."""
+  """Evaluates an untrained network on a detector's 118 boxes in four photographs of COCO."""
   source = shared_data.data('coco_sample')
   prepare.prepare('coco', source, tmp_path, train='', validation='val2017')
   config = custom.get_config('simple_baseline,width=4')

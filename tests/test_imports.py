@@ -1,4 +1,4 @@
-"""The imports of every file: they run one way, and no variable hides a module."""
+"""Checks the imports of every file: no circles, fixed directions, no hidden modules."""
 
 import ast
 import functools
@@ -13,7 +13,7 @@ FILES = {
   for package in PACKAGES
   for path in (ROOT / package).rglob('*.py')
 }
-# A command wires everything together; nothing imports it but tests and benchmarks.
+# Commands may import everything; only tests and benchmarks import commands.
 COMMANDS = (
   'mrpose_jax.__main__',
   'mrpose_jax.report.__main__',
@@ -30,19 +30,20 @@ def tree(name):
 
 @functools.cache
 def imports(name) -> frozenset[str]:
-  """The files that a file imports, inside functions too."""
-  found = set()
+  """Names of the project's modules that a module imports, also inside functions."""
+  names = set()
   for node in ast.walk(tree(name)):
     if isinstance(node, ast.Import):
-      found |= {alias.name for alias in node.names}
+      names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
         module = f'{node.module}.{alias.name}'
-        found.add(module if module in FILES else node.module)
-  return frozenset(found & FILES.keys())
+        names.add(module if module in FILES else node.module)
+  return frozenset(names & FILES.keys())
 
 
 def outside(package):
+  """Names of the modules outside a package."""
   return [name for name in FILES if name != package and not name.startswith(f'{package}.')]
 
 
@@ -89,18 +90,18 @@ def test_the_input_pipeline_imports_leaves_alone():
 
 @pytest.mark.parametrize('name', sorted(FILES))
 def test_no_alias_and_no_variable_hides_a_module(name):
-  """Only what the field writes so has an alias, such as `np`."""
+  """Only aliases that are usual in the field, such as `np`, are allowed."""
   modules = set()
   for node in ast.walk(tree(name)):
     if isinstance(node, ast.Import | ast.ImportFrom):
       for alias in node.names:
-        public = alias.asname == alias.name  # a name that the package offers
+        public = alias.asname == alias.name  # a re-export in the package's public interface
         assert alias.asname in (None, 'np', 'jnp', 'nn', 'ocp', 'tfds') or public, alias.asname
         modules.add((alias.asname or alias.name).split('.')[0])
   fields = {id(node.target) for node in ast.walk(tree(name)) if isinstance(node, ast.AnnAssign)}
   for node in ast.walk(tree(name)):
     if id(node) in fields:
-      continue  # of a class
+      continue  # annotated names are class fields
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
       assert node.id not in modules, f'{name}:{node.lineno}: {node.id}'
     elif isinstance(node, ast.arg):

@@ -1,3 +1,5 @@
+"""The keypoint loss: a value by hand, and equality to the released code."""
+
 import json
 
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from tests.helpers import shared_data
 
 
 def test_by_hand():
-  """Errors 1 and 3 over two pixels of two keypoints, the second unlabelled: (1 + 9) / 4 / 2."""
+  """Errors 1 and 3 in two pixels of the first of two keypoints, the other one unlabelled."""
   predicted = jnp.array([1.0, 5.0, 3.0, 7.0]).reshape(1, 1, 2, 2)
   target = jnp.zeros((1, 1, 2, 2))
   loss = losses.keypoint_mse_loss(predicted, target, jnp.array([[1.0, 0.0]]))

@@ -1,4 +1,4 @@
-"""The command line: real processes once, and one clear line with its exit code for wrong input."""
+"""The command line in real processes, and one line with an exit code for each wrong input."""
 
 import importlib.util
 import json
@@ -190,7 +190,7 @@ def test_wrong_input_gets_one_line(tmp_path, arguments, code, message):
 def test_show_needs_no_workdir():
   done = call('--mode=show', CONFIG)
   assert done.returncode == 0, done.stderr
-  assert '# How often each person is seen.\n--config.train.epochs=170.0\n' in done.stdout
+  assert '# Number of epochs of training.\n--config.train.epochs=170.0\n' in done.stdout
 
 
 def test_a_workdir_without_checkpoints(tmp_path):
@@ -202,8 +202,8 @@ def test_a_workdir_without_checkpoints(tmp_path):
 FREED = """
 import resource
 import numpy as np
-from mrpose_jax import command_line
-command_line.keep_freed_memory()
+from mrpose_jax.cpu import memory
+memory.keep_freed_memory()
 import jax
 
 def numpy():
@@ -211,7 +211,7 @@ def numpy():
 
 @jax.jit
 def product(x):
-  return (x @ x.T).sum(0) @ x  # 64 MB in between
+  return (x @ x.T).sum(0) @ x  # with 64 MB of intermediate values
 
 x = jax.numpy.ones((4096, 8))
 for call in lambda: product(x).block_until_ready(), numpy:
@@ -230,7 +230,7 @@ def test_freed_memory_stays_with_the_process():
   done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
   faults = list(map(int, done.stdout.split()))
   for mebibytes, (first, *later) in (64, faults[:3]), (256, faults[3:]):
-    assert first > mebibytes * 2**20 / resource.getpagesize() / 600  # huge pages at most
+    assert first > mebibytes * 2**20 / resource.getpagesize() / 600  # even with huge pages
     assert max(later) < first / 10
 
 

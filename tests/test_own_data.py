@@ -1,4 +1,4 @@
-"""Seven keypoints of a drawn mouse, from the annotation file to the report, without code."""
+"""A drawn mouse with seven keypoints, from the annotation file to the report, without code."""
 
 import json
 import logging

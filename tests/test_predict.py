@@ -1,4 +1,4 @@
-"""The Predictor: what it takes, what it gives, and how often it compiles."""
+"""The Predictor: its inputs and outputs, and how often it compiles."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def predictor(workdir):
 
 
 def picture(seed=0, height=100, width=150):
-  # Of large dots: two ways to sample it then agree on where a peak is.
+  # The image is smooth, so that peaks stay in place when it is resampled differently.
   small = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
   return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -40,8 +40,8 @@ def test_arrays_pictures_and_paths_are_one(predictor, tmp_path):
   kinds.append(str(tmp_path / 'a.png'))
   for kind in kinds:
     np.testing.assert_array_equal(predictor(kind, BOXES), expected)
-  for found in predictor(kinds, [BOXES] * len(kinds)):  # the last one in another batch
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+  for people in predictor(kinds, [BOXES] * len(kinds)):  # these do not fit into one batch
+    np.testing.assert_allclose(people, expected, atol=1e-4)
   transparent = Image.fromarray(image).convert('RGBA')
   np.testing.assert_array_equal(predictor(transparent, BOXES), expected)
 
@@ -57,21 +57,21 @@ def test_lists_keep_their_order_and_counts(predictor):
   images = [picture(1, 40, 200), picture(2, 300, 90), picture(3), picture(4, 31, 33)]
   boxes = [BOXES[:2], np.zeros((0, 4)), None, [[0, 0, 33, 31]]]
   people = predictor(images, boxes)
-  assert [found.shape for found in people] == [(n, 17, 3) for n in (2, 0, 1, 1)]
-  for image, around, found in zip(images, boxes, people):
-    np.testing.assert_allclose(found, predictor(image, around), atol=1e-4)
+  assert [p.shape for p in people] == [(n, 17, 3) for n in (2, 0, 1, 1)]
+  for image, image_boxes, image_people in zip(images, boxes, people):
+    np.testing.assert_allclose(image_people, predictor(image, image_boxes), atol=1e-4)
   assert predictor([]) == []
-  assert [found.shape for found in predictor(images)] == [(1, 17, 3)] * 4
+  assert [p.shape for p in predictor(images)] == [(1, 17, 3)] * 4
 
 
 def test_few_programs_whatever_comes(workdir):
-  """Of at most 8 people a batch there are buckets of 1, 2, 4 and 8, and one size of patches."""
+  """Batches of at most 8 people are padded to 1, 2, 4 or 8, and patches have one size."""
   predictor = mrpose_jax.load_predictor(workdir)
   for n in (1, 2, 3, 5, 8, 9, 21):
     for height, width in ((64, 64), (50, 333)):
       boxes = np.tile([[3.0, 4, 30, 40]], (n, 1))
       assert predictor(picture(n, height, width), boxes).shape == (n, 17, 3)
-  assert predictor._predict._cache_size() == 4
+  assert predictor._predict.func._cache_size() == 4
 
 
 def test_settings_of_its_own(workdir, predictor):
@@ -82,7 +82,7 @@ def test_settings_of_its_own(workdir, predictor):
   pixels = (people[..., :2] - (BOXES[:, :2] + BOXES[:, 2:] / 2)[:, None]) / (
     1.25 * BOXES[:, 2:].max(1)[:, None, None]
   )
-  # Without the offset every keypoint is a pixel of a 16 x 16 heatmap.
+  # Without the offset every keypoint lies on a pixel of the 16 x 16 heatmap.
   np.testing.assert_allclose((pixels + 0.5) * 16 % 1, 0, atol=2e-4)
   assert np.abs(people[..., 2] - predictor(image, BOXES)[..., 2]).max() > 1e-3
   with pytest.raises(ValueError, match="'quarter' or 'none'"):
@@ -118,10 +118,10 @@ def test_what_cannot_be_predicted(predictor, tmp_path):
 
 @pytest.fixture(scope='module')
 def batch(predictor):
-  """Images [4, H, W, 3], boxes [4, 2, 4] of which one is empty, and what the Predictor says."""
+  """Images [4, H, W, 3], boxes [4, 2, 4] with an empty one, and the Predictor's output."""
   images = np.stack([picture(n) for n in range(4)])
   boxes = np.stack([BOXES[:2], BOXES[1:], BOXES[:2] / 2, [[0, 0, 150, 100], [0, 0, 0, 0]]])
-  people = [predictor(image, found[found[:, 2] > 0]) for image, found in zip(images, boxes)]
+  people = [predictor(image, b[b[:, 2] > 0]) for image, b in zip(images, boxes)]
   people[3] = np.concatenate([people[3], np.zeros((1, 17, 3), np.float32)])
   return images, boxes, np.stack(people)
 
@@ -131,10 +131,11 @@ def test_predict_fn_in_jit_and_vmap(predictor, batch):
   jitted = jax.jit(predictor.predict_fn)
   np.testing.assert_allclose(jitted(predictor.variables, images, boxes), expected, atol=1e-4)
 
-  def one(image, found):
-    return predictor.predict_fn(predictor.variables, image[None], found[None])[0]
+  def predict_image(image, image_boxes):
+    return predictor.predict_fn(predictor.variables, image[None], image_boxes[None])[0]
 
-  np.testing.assert_allclose(jax.jit(jax.vmap(one))(images, boxes), expected, atol=1e-4)
+  people = jax.jit(jax.vmap(predict_image))(images, boxes)
+  np.testing.assert_allclose(people, expected, atol=1e-4)
 
 
 def test_predict_fn_in_shard_map(predictor, batch):
@@ -180,7 +181,7 @@ def test_frame():
   assert mrpose_jax.to_frame([], skeletons.COCO).empty
 
 
-@pytest.mark.filterwarnings('ignore:OpenCV')  # without it supervision says that it is slower
+@pytest.mark.filterwarnings('ignore:OpenCV')  # supervision warns that it is slower without OpenCV
 def test_supervision_takes_the_people(predictor):
   people = predictor(picture(), BOXES)
   keypoints = mrpose_jax.to_supervision(people)

@@ -83,8 +83,8 @@ def test_what_is_estimated_is_said(caplog):
       {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}, 'd.json'
     )
   assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
-  assert 'without a partner on the other side: paw_l' in caplog.text
-  assert 'gives no OKS sigmas: 0.067 is taken for each keypoint' in caplog.text
+  assert 'keypoints without a mirror partner: paw_l' in caplog.text
+  assert 'gives no OKS sigmas, so each keypoint uses 0.067' in caplog.text
 
 
 def test_sigmas_and_pairs_of_the_file(caplog):
@@ -100,7 +100,7 @@ def test_sigmas_and_pairs_of_the_file(caplog):
     ({'flip_pairs': [['a', 'd']]}, "there is no keypoint 'd' \\(a, b, c\\)"),
     ({'flip_pairs': [['a', 'b'], ['b', 'c']]}, 'each name once'),
     ({'flip_pairs': [['a', 'b', 'c']]}, 'pairs of names are needed'),
-    ({'keypoints': ['a', 'b', 'a']}, 'each needs a name of its own'),
+    ({'keypoints': ['a', 'b', 'a']}, 'each needs a unique name'),
   ):
     with pytest.raises(errors.DataError, match=rf"^fish\.json: .*'fish'.*{message}"):
       skeletons.from_category(fish | wrong, 'fish.json')

@@ -93,7 +93,7 @@ def test_a_line_leads_from_each_keypoint_to_where_it_is_annotated():
   plain = visualize.draw_people(BLACK, person[None], ARM)
   image = visualize.draw_errors(BLACK, person, truth, [1, 1, 1], ARM)
   assert (image[50, 20] > 250).all() and (image[42, 20] > 200).all()
-  np.testing.assert_array_equal(image[:26, 26:54], plain[:26, 26:54])  # nothing at the third
+  np.testing.assert_array_equal(image[:26, 26:54], plain[:26, 26:54])  # no line at the third
   unknown = visualize.draw_errors(BLACK, person, truth, [0, 0, 0], ARM)
   np.testing.assert_array_equal(unknown, plain)
 
@@ -118,7 +118,7 @@ def test_contact_sheet_places_images_row_by_row():
   np.testing.assert_array_equal(sheet[4:24, 4:24], np.broadcast_to(red[:1, :1], (20, 20, 3)))
   assert (sheet[14, 28:48] == 255).all()  # fitted to 20 x 5, in the middle of its cell
   assert not (sheet[8, 28:48] == 255).any()
-  assert (sheet[38, 38] == sheet[0, 0]).all()  # nobody's cell
+  assert (sheet[38, 38] == sheet[0, 0]).all()  # an empty cell
   np.testing.assert_array_equal(sheet[28:48, 4:24], sheet[4:24, 4:24])
 
 

@@ -49,7 +49,7 @@ def call(tmp_path_factory):
 
 
 def test_every_package_is_listed():
-  """The list in pyproject.toml has every folder of Python files."""
+  """pyproject.toml lists every folder with Python files."""
   listed = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['packages']
   folders = {
     '.'.join(file.parent.relative_to(ROOT).parts)

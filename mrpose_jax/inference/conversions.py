@@ -1,6 +1,6 @@
-"""What a `Predictor` returned, in the forms of other tools.
+"""Conversions of a `Predictor`'s output to the formats of other tools.
 
-`people` is float32 [N, K, 3] of one image, or a list of these, one for each image.
+`people` is float32 [N, K, 3] (x, y, score) for one image, or a list of such arrays, one per image.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,17 @@ def to_coco(
   image_ids: int | Sequence[int],
   category_id: int = 1,
 ) -> list[dict]:
-  """COCO's result format: a row a person, whose score is the mean of its keypoints'.
+  """Converts people to COCO's result format, one row per person.
+
+  A person's score is the mean of their keypoint scores.
 
   Args:
-    people: see above.
-    image_ids: the image's id, or one for each image.
-    category_id: of the kind of object; 1 is COCO's person.
+    people: see the module's docstring.
+    image_ids: id of the image, or a list with one id per image.
+    category_id: COCO category id; 1 is a person.
 
   Raises:
-    ValueError: another number of ids than of images.
+    ValueError: the number of ids differs from the number of images.
 
   >>> to_coco(np.ones((1, 2, 3), np.float32), 7)
   [{'image_id': 7, 'category_id': 1, 'keypoints': [1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 'score': 1.0}]
@@ -44,13 +46,13 @@ def to_coco(
       'keypoints': person.ravel().tolist(),
       'score': float(person[:, 2].mean()),
     }
-    for image_id, found in zip(ids, images)
-    for person in found
+    for image_id, image_people in zip(ids, images)
+    for person in image_people
   ]
 
 
 def to_supervision(people: np.ndarray) -> 'supervision.KeyPoints':
-  """The people of one image for Roboflow's supervision (pip install supervision)."""
+  """Converts the people of one image for Roboflow's supervision (pip install supervision)."""
   import supervision
 
   return supervision.KeyPoints(
@@ -63,9 +65,9 @@ def to_supervision(people: np.ndarray) -> 'supervision.KeyPoints':
 def to_frame(
   people: np.ndarray | Sequence[np.ndarray], skeleton: skeletons.Skeleton
 ) -> 'pandas.DataFrame':
-  """A row a keypoint: image, person (both counted from 0), keypoint, x, y, score.
+  """Returns a pandas table with one row per keypoint.
 
-  Needs pandas.
+  Its columns are image, person (both are indices from 0), keypoint (its name), x, y and score.
 
   >>> to_frame(np.ones((2, 17, 3), np.float32), skeletons.COCO).query('keypoint == "nose"')
       image  person keypoint    x    y  score
@@ -75,7 +77,7 @@ def to_frame(
   import pandas
 
   images = _images(people)
-  counts = np.array([len(found) for found in images], int)
+  counts = np.array([len(image_people) for image_people in images], int)
   k = skeleton.num_keypoints
   numbers = np.concatenate([np.zeros((0, k, 3), np.float32), *images]).reshape(-1, 3)
   columns = {
@@ -87,5 +89,5 @@ def to_frame(
 
 
 def _images(people):
-  """One array for each image."""
+  """Returns a list with one array [N, K, 3] per image."""
   return list(people) if isinstance(people, list | tuple) else [np.asarray(people)]

@@ -1,8 +1,8 @@
-"""Finding people in whole images, to predict without boxes.
+"""Person detectors, which supply the bounding boxes when the user gives none.
 
-A detector is a function: image uint8 [H, W, 3] RGB -> boxes float32 [N, 4] x, y, width, height in
-pixels, and scores float32 [N], the best first. `load` makes one of an ONNX file; anything else of
-that form does as well.
+A detector is a function: image uint8 [H, W, 3] RGB -> boxes float32 [N, 4] (x, y, width, height in
+pixels) and scores float32 [N], sorted by descending score. `load` creates one from an ONNX file;
+any other function with this signature also works.
 """
 
 import math
@@ -17,21 +17,21 @@ from mrpose_jax import errors
 
 Detector: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-# What is subtracted from the blue, green and red of 0..255, and what they are divided by.
+# Mean and standard deviation of the blue, green and red channels, for pixel values 0..255.
 STATISTICS = {
   'yolox': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
   'rtmdet': ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
 }
-GRAY = 114  # beside and below an image that does not fill the network's input
+GRAY = 114  # padding value where the image does not fill the network's input
 STRIDES = (8, 16, 32)
-SCORE = 0.3
-OVERLAP = 0.45  # intersection over union above which the lower of two boxes goes
-LOG_SIZE = 20  # no logarithm of a box's size in cells is as large; e^20 cells are 4e9 pixels
-SIZE = 640  # of the input, where the file leaves it open
+SCORE = 0.3  # boxes with lower scores are dropped
+OVERLAP = 0.45  # intersection over union above which the box with the lower score is dropped
+LOG_SIZE = 20  # larger than the logarithm of any box size in cells; e^20 cells are 4e9 pixels
+SIZE = 640  # input height and width if the file does not fix them
 
 
 def load(name: str) -> Detector:
-  """The detector that --detector names.
+  """Returns the detector named by --detector.
 
   Args:
     name: FILE.onnx or yolox:FILE.onnx for YOLOX, rtmdet:FILE.onnx for RTMDet; rtmlib:lightweight,
@@ -39,8 +39,8 @@ def load(name: str) -> Detector:
       downloads.
 
   Raises:
-    ConfigError: a kind that is none of these, or a package that is not installed.
-    CheckpointError: not a file that onnxruntime reads, or not a detector.
+    ConfigError: the kind is none of these, or a package is not installed.
+    CheckpointError: onnxruntime cannot read the file, or the file is not a detector.
   """
   kind, _, rest = name.rpartition(':')
   if kind == 'rtmlib':
@@ -54,7 +54,10 @@ def load(name: str) -> Detector:
 
 
 class OnnxDetector:
-  """YOLOX or RTMDet as an ONNX file: MMDeploy's, with its own suppression, or YOLOX's without."""
+  """YOLOX or RTMDet from an ONNX file.
+
+  The file comes from MMDeploy and includes non-maximum suppression, or from YOLOX and does not.
+  """
 
   def __init__(self, path, kind: str):
     try:
@@ -66,11 +69,11 @@ class OnnxDetector:
     self.path = pathlib.Path(path).expanduser()
     if not self.path.is_file():
       raise errors.CheckpointError(f'--detector: there is no file {self.path}')
-    there = onnxruntime.get_available_providers()
-    wanted = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in there]
+    available = onnxruntime.get_available_providers()
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in available]
     try:
-      self._session = onnxruntime.InferenceSession(self.path, providers=wanted)
-    except Exception as error:  # of many kinds, none of which onnxruntime documents
+      self._session = onnxruntime.InferenceSession(self.path, providers=providers)
+    except Exception as error:  # onnxruntime does not document the types that it raises
       raise errors.CheckpointError(
         f'{self.path}: onnxruntime cannot read it ({_brief(error)})'
       ) from error
@@ -85,7 +88,7 @@ class OnnxDetector:
     self._mean, self._std = (np.array(values, np.float32) for values in STATISTICS[kind])
 
   def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """See the module.
+    """Returns boxes [N, 4] and scores [N]; see the module's docstring.
 
     Raises:
       CheckpointError: the network's outputs are not those of a detector.
@@ -104,18 +107,18 @@ class OnnxDetector:
     return boxes[order], scores[order]
 
   def _input_of(self, image):
-    """[1, 3, H, W], the image scaled into its upper left corner, and the factor."""
+    """Network input [1, 3, H, W] with the scaled image at the top left, and the scale factor."""
     height, width = image.shape[:2]
     ratio = min(self._size[0] / height, self._size[1] / width)
-    small = max(1, int(width * ratio)), max(1, int(height * ratio))
+    new_size = max(1, int(width * ratio)), max(1, int(height * ratio))
     canvas = np.full((*self._size, 3), GRAY, np.uint8)
-    resized = Image.fromarray(image).resize(small, Image.Resampling.BILINEAR)
-    canvas[: small[1], : small[0]] = np.asarray(resized)
+    resized = Image.fromarray(image).resize(new_size, Image.Resampling.BILINEAR)
+    canvas[: new_size[1], : new_size[0]] = np.asarray(resized)
     normalised = (canvas[..., ::-1] - self._mean) / self._std
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))[None].astype(np.float32), ratio
 
   def _people(self, outputs):
-    """Corners [N, 4] in pixels of the input and scores [N] of class 0, the person."""
+    """Corners [N, 4] in input pixels and scores [N] of class 0, which is the person class."""
     rows = outputs[0]
     cells = [(self._size[0] // s, self._size[1] // s) for s in STRIDES]
     if rows.ndim == 3 and rows.shape[0] == 1 and rows.shape[2] == 5 and len(outputs) == 2:
@@ -124,9 +127,9 @@ class OnnxDetector:
         people = rows[0][labels[0] == 0]
         return people[:, :4], people[:, 4]
     elif rows.ndim == 3 and rows.shape[2] > 5 and rows.shape[:2] == (1, sum(map(math.prod, cells))):
-      # Of each cell of three grids: the box's centre and the logarithm of its size in cells, the
-      # score of any object, and that of each class. Exported with --decode_in_inference, the first
-      # four are pixels of the input.
+      # Each cell of the three grids predicts the box's centre and the logarithm of its size in
+      # cells, an objectness score, and a score per class. If the file was exported with
+      # --decode_in_inference, the first four numbers are in input pixels.
       score = rows[0, :, 4] * rows[0, :, 5]
       if rows[0, :, 2:4].max() > LOG_SIZE:
         center, half = rows[0, :, :2], 0.5 * rows[0, :, 2:4]
@@ -146,7 +149,7 @@ class OnnxDetector:
 
 
 def _suppress(corners, scores):
-  """Indices of the boxes that stay, the best first."""
+  """Non-maximum suppression: indices of the boxes to keep, sorted by descending score."""
   order, kept = np.argsort(-scores, kind='stable'), []
   area = np.prod(corners[:, 2:] - corners[:, :2], 1)
   while order.size:
@@ -160,7 +163,7 @@ def _suppress(corners, scores):
 
 
 def _download(mode):
-  """The path of rtmlib's detector for people, which it downloads once."""
+  """Returns the path of rtmlib's person detector, which rtmlib downloads once."""
   try:
     import rtmlib
     import rtmlib.tools.file
@@ -181,5 +184,5 @@ def _download(mode):
 
 
 def _brief(error):
-  """The error's first line."""
+  """First line of an error's message."""
   return (str(error) or type(error).__name__).splitlines()[0][:200]

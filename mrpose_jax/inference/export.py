@@ -1,16 +1,15 @@
-"""--mode=export: a trained network as one file that runs without this project.
+"""--mode=export: writes a trained network to one file that runs without this project.
 
-The file is a serialized `jax.export.Exported` (StableHLO with the weights inside) for CPU, CUDA and
-TPU, of any number and size of images and any number of people:
+The file is a serialized `jax.export.Exported` (StableHLO that contains the weights) for CPU, CUDA
+and TPU. It accepts any number of images, image size and number of people:
 
   import pathlib
-  import jax
-import jax.export
+  import jax.export
   import numpy as np
   function = jax.export.deserialize(bytearray(pathlib.Path('pose.stablehlo').read_bytes()))
   people = function.call(images, boxes)
 
-`images`, `boxes` and `people` are those of `predict.make_predict_fn`.
+`images`, `boxes` and `people` are described in `predict.make_predict_fn`.
 """
 
 import os
@@ -27,10 +26,10 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def export(workdir: str | os.PathLike, output: str | os.PathLike):
-  """Writes the best step of a training run, or the checkpoint that is named, to a file.
+  """Writes a training run's best checkpoint, or the one named by `workdir`, to a file.
 
   Raises:
-    CheckpointError: no usable checkpoint there.
+    CheckpointError: `workdir` holds no usable checkpoint.
     ConfigError: the file cannot be written.
   """
   predictor = predictors.load_predictor(workdir)
@@ -48,7 +47,7 @@ def export(workdir: str | os.PathLike, output: str | os.PathLike):
 
 
 def exported(predictor: predictors.Predictor) -> jax.export.Exported:
-  """The predictor's `predict_fn` with its variables inside."""
+  """Exports the predictor's `predict_fn` together with its variables."""
 
   def predict_people(images, boxes):
     return predictor.predict_fn(predictor.variables, images, boxes)

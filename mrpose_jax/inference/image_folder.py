@@ -1,4 +1,4 @@
-"""--mode=predict: a folder of images -> predictions.json and pictures."""
+"""--mode=predict for a folder of images: writes predictions.json and pictures."""
 
 import itertools
 import json
@@ -18,30 +18,31 @@ from mrpose_jax.runtime import checkpoint
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 8  # images in memory, whose people share batches
+TOGETHER = 8  # images in memory at once; their people share batches
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
 def predict_folder(workdir, source, output, boxes_file=None, detector=None):
-  """Predicts the people in every image.
+  """Predicts the keypoints of the people in every image.
 
   Writes OUTPUT/predictions.json, a list of {'file_name', 'bbox', 'keypoints' (x, y, score, ...),
-  'score' (mean of the keypoints' scores)}, and OUTPUT/NAME.jpg with the skeletons drawn.
+  'score' (mean of the keypoints' scores)}, and OUTPUT/NAME.jpg with the skeletons drawn. A video
+  as `source` is passed on to `video.predict_video`.
 
   Args:
-    workdir: of a training run, or a checkpoint's folder.
+    workdir: folder of a training run or of one checkpoint.
     source: a folder of images, or one image.
-    output: folder, made if it is not there.
-    boxes_file: JSON list of {'bbox' [x, y, width, height], and 'file_name' or 'image_id' (a number
-      that is the file's name)}.
-    detector: see `detectors.load`; finds the people. With neither, each whole image is taken for
-      one person.
+    output: folder to write to; it is created if missing.
+    boxes_file: JSON list of {'bbox' [x, y, width, height], and 'file_name' or 'image_id' (the
+      number in the file's name)}.
+    detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
+      whole image is taken as the bounding box of one person.
 
   Raises:
-    ConfigError: both boxes and a detector.
-    DataError: no images, or boxes that cannot be used; or, when all others are done, images that
-      could not be read.
-    CheckpointError: no usable checkpoint, or a detector that cannot be used.
+    ConfigError: both boxes and a detector are given.
+    DataError: there are no images, the boxes are invalid, or some images could not be read; the
+      last is raised after all other images are done.
+    CheckpointError: there is no usable checkpoint, or the detector is unusable.
   """
   if boxes_file is not None and detector is not None:
     raise errors.ConfigError('--boxes and --detector: give one of the two')
@@ -58,7 +59,7 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
   rows, unreadable = [], []
 
   def read():
-    """Yields file, image and boxes."""
+    """Yields the file, pixels and boxes of each readable image."""
     for file in files:
       if boxes is not None and file.name not in boxes:
         log.info('%s: no boxes, left out', file.name)
@@ -77,12 +78,11 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
         yield file, image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
 
   stream = read()
-  while some := list(itertools.islice(stream, TOGETHER)):
-    names, pixels, found = zip(*some)
-    for file, image, around, people in zip(
-      names, pixels, found, predictor(list(pixels), list(found))
-    ):
-      rows += [_row(file.name, box, person) for box, person in zip(around, people)]
+  while group := list(itertools.islice(stream, TOGETHER)):
+    _, group_images, group_boxes = zip(*group)
+    group_people = predictor(list(group_images), list(group_boxes))
+    for (file, image, image_boxes), people in zip(group, group_people):
+      rows += [_row(file.name, box, person) for box, person in zip(image_boxes, people)]
       drawn = visualize.draw_people(image, people, predictor.skeleton)
       Image.fromarray(drawn).save(output / f'{file.stem}.jpg', quality=92)
   checkpoint.write_json(output / 'predictions.json', rows)
@@ -115,7 +115,7 @@ def _find_images(source):
 
 
 def _read_boxes(path, files):
-  """File name -> list of boxes."""
+  """Reads {file name: list of boxes}."""
   try:
     content = json.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:

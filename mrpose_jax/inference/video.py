@@ -1,6 +1,6 @@
-"""--mode=predict with a video: the video with the skeletons drawn, and the people of each frame.
+"""--mode=predict for a video: writes the video with skeletons, and the people of each frame.
 
-Needs PyAV, which brings FFmpeg along: pip install 'mrpose_jax[video]'.
+It needs PyAV, which includes FFmpeg: pip install 'mrpose_jax[video]'.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ EXTENSIONS = (
 
 
 class Frame(NamedTuple):
-  """One picture of a video, as it is to be shown.
+  """One frame of a video.
 
   Attributes:
-    index: of the frame, from 0.
-    seconds: since the first frame.
-    pixels: uint8 [H, W, 3] RGB, turned upright where the file says so.
+    index: number of the frame, from 0.
+    seconds: time since the first frame.
+    pixels: uint8 [H, W, 3] RGB, rotated as the file specifies.
   """
 
   index: int
@@ -43,31 +43,30 @@ class Frame(NamedTuple):
 
 
 def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pathlib.Path:
-  """Predicts the people in every frame; however long the video is, only one batch is in memory.
+  """Predicts the keypoints of the people in every frame, with only one batch in memory.
 
-  Writes OUTPUT/NAME.mp4 (H.264, the frames at their own times, without sound) and
-  OUTPUT/predictions.json, a list with an object a line for each frame: {'frame' (from 0),
-  'seconds', 'people': [{'bbox', 'keypoints' (x, y, score, ...), 'score'}]}. The people of several
-  frames go through the network together, in batches that are all of `eval.batch_size`, so that one
-  program is compiled.
+  Writes OUTPUT/NAME.mp4 (H.264, original frame times, no sound) and OUTPUT/predictions.json, a
+  list with one object and one line per frame: {'frame' (from 0), 'seconds', 'people': [{'bbox',
+  'keypoints' (x, y, score, ...), 'score'}]}. The people of several frames share batches. Every
+  batch is padded to `eval.batch_size`, so that only one program is compiled.
 
   Args:
-    workdir: of a training run, or a checkpoint's folder.
-    source: file of a video.
-    output: folder, made if it is not there.
+    workdir: folder of a training run or of one checkpoint.
+    source: video file.
+    output: folder to write to; it is created if missing.
     boxes_file: JSON list of {'bbox' [x, y, width, height], and 'frame' or 'image_id' (number of
-      the frame, from 0)}; frames that it does not name have no people.
-    detector: see `detectors.load`; finds the people. With neither, each whole frame is taken for
-      one person.
+      the frame, from 0)}; frames that are not listed contain no people.
+    detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
+      whole frame is taken as the bounding box of one person.
 
   Returns:
-    The video.
+    Path of the written video.
 
   Raises:
-    ConfigError: PyAV is missing, or the output is the input.
-    DataError: not a video, no frames, or boxes that cannot be used; or, when all before is done,
-      a video that is damaged or cut off.
-    CheckpointError: no usable checkpoint, or a detector that cannot be used.
+    ConfigError: PyAV is missing, or the output would overwrite the input.
+    DataError: the file is not a video or holds no frames, the boxes are invalid, or the video is
+      damaged or cut off; the last is raised after all readable frames are done.
+    CheckpointError: there is no usable checkpoint, or the detector is unusable.
   """
   source, output = pathlib.Path(source).expanduser(), pathlib.Path(output).expanduser()
   target = output / f'{source.stem}.mp4'
@@ -98,8 +97,8 @@ def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pa
     frames = num_people = 0
     pairs = ((frame, boxes_of(frame)) for frame in reader)
     for batch in _batches(pairs, predictor.config.eval.batch_size):
-      for frame, found, people in zip(*zip(*batch), _predict(predictor, batch)):
-        add_row(_row(frame, found, people))
+      for (frame, frame_boxes), people in zip(batch, _predict(predictor, batch)):
+        add_row(_row(frame, frame_boxes, people))
         drawn = visualize.draw_people(frame.pixels, people, predictor.skeleton)
         writer.write(drawn, frame.seconds)
         num_people += len(people)
@@ -114,22 +113,23 @@ def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pa
     )
   if frames < 0.95 * (reader.expected_frames or 0):
     log.warning(
-      '%s: %d frames, but by its duration %d; is it cut off?',
+      '%s: found %d frames, expected %d from its duration; is the file cut off?',
       *(source, frames, reader.expected_frames),
     )
   return target
 
 
 class Reader:
-  """The frames of a video file, decoded as they are asked for.
+  """Iterator over the frames of a video file, which are decoded on demand.
 
   Attributes:
-    expected_frames: how many the file says that it has, or None.
-    damage: what ended the reading too early, or ''.
+    rate: average number of frames per second.
+    expected_frames: number of frames according to the file's header, or None.
+    damage: reason why reading stopped early, or ''.
 
   Raises:
     ConfigError: PyAV is missing.
-    DataError: not a video, or, when reading it, no frames.
+    DataError: the file is not a video or, on iteration, holds no frames.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -141,7 +141,7 @@ class Reader:
     except (self._av.FFmpegError, OSError) as error:
       raise errors.DataError(f'{path}: not a readable video ({error.strerror})') from error
     streams = self._container.streams.video
-    if not streams or self._container.format.name == 'tty':  # FFmpeg shows a text as a video
+    if not streams or self._container.format.name == 'tty':  # FFmpeg opens text files as videos
       raise errors.DataError(f'{path}: not a video')
     self._stream = streams[0]
     self._stream.thread_type = 'AUTO'
@@ -165,11 +165,11 @@ class Reader:
       seconds = index / self.rate if frame.time is None else frame.time
       first = seconds if first is None else first
       pixels = frame.to_ndarray(format='rgb24')
-      # A telephone stores what its sensor saw, and how to turn it.
+      # Telephones store the sensor's image together with its rotation.
       pixels = np.rot90(pixels, round(frame.rotation / 90))
       yield Frame(index, float(seconds - first), np.ascontiguousarray(pixels))
     if not self.damage and index < 0.95 * self._stream.frames:
-      self.damage = f'it says that it has {self._stream.frames}'
+      self.damage = f'its header promises {self._stream.frames}'
     if first is None:
       raise errors.DataError(f'{self._path}: no frames in it ({self.damage or "an empty video"})')
 
@@ -178,9 +178,9 @@ class Reader:
 
 
 class _Writer:
-  """H.264 in an MP4 file, which players and browsers show; each frame at its own time."""
+  """Writes frames at their times to an MP4 file (H.264, for players and browsers)."""
 
-  TICKS = 90_000  # a second's, of which every usual frame rate is a whole number of
+  TICKS = 90_000  # per second; all common frame rates divide it
 
   def __init__(self, path, reader):
     self._av, self._path, self._rate = _pyav(), path, reader.rate
@@ -216,15 +216,16 @@ def _pyav():
 
 
 def _batches(pairs, batch_size):
-  """Lists of (Frame, boxes) with at most `batch_size` frames, and people where more than one.
+  """Yields lists of (Frame, boxes) with at most `batch_size` frames and `batch_size` people.
 
-  A list is valid until the next one is asked for.
+  A single frame with more people is a list of its own. A list is emptied when the next one is
+  requested.
   """
   batch, num_people = [], 0
   for frame, boxes in pairs:
     if batch and (len(batch) == batch_size or num_people + len(boxes) > batch_size):
       yield batch
-      batch.clear()  # the caller's, too, so that one batch is in memory
+      batch.clear()  # empties the caller's list, too: only one batch stays in memory
       num_people = 0
     batch.append((frame, boxes))
     num_people += len(boxes)
@@ -233,16 +234,16 @@ def _batches(pairs, batch_size):
 
 
 def _predict(predictor, batch) -> list[np.ndarray]:
-  """The people of each frame; the batch is filled up, so that its program is the same each time."""
+  """Returns the people of each frame; pads the batch so that one compiled program serves all."""
   frames, boxes = map(list, zip(*batch))
-  counts = [len(found) for found in boxes]
+  counts = [len(frame_boxes) for frame_boxes in boxes]
   missing = -sum(counts) % predictor.config.eval.batch_size
   if sum(counts):
     height, width = frames[-1].pixels.shape[:2]
     filler = np.tile(np.array([0, 0, width, height], np.float32), (missing, 1))
     boxes[-1] = np.concatenate([boxes[-1], filler])
   people = predictor([frame.pixels for frame in frames], boxes)
-  return [found[:count] for found, count in zip(people, counts)]
+  return [frame_people[:count] for frame_people, count in zip(people, counts)]
 
 
 def _row(frame, boxes, people):
@@ -262,7 +263,7 @@ def _row(frame, boxes, people):
 
 @contextlib.contextmanager
 def _json_list(path):
-  """Yields a function that adds an element to a list in a file, whole whenever this is left."""
+  """Yields a function that appends an element to a JSON list; the file is valid JSON on exit."""
   with open(path, 'w', encoding='utf-8') as file:
     separator = '[\n'
 
@@ -278,20 +279,20 @@ def _json_list(path):
 
 
 def _read_boxes(path) -> dict[int, np.ndarray]:
-  """Frame -> boxes [N, 4]."""
+  """Reads {frame number: boxes [N, 4]}."""
   try:
     content = json.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
     content = content['annotations'] if isinstance(content, dict) else content
-    found = {}
+    boxes_of = {}
     for row in content:
       index = int(row['frame'] if 'frame' in row else row['image_id'])
-      found.setdefault(index, []).append(np.array(row['bbox'], np.float32))
+      boxes_of.setdefault(index, []).append(np.array(row['bbox'], np.float32))
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise errors.DataError(
       f"--boxes={path}: for a video it needs a list of {{'frame' (from 0), 'bbox'}} ({error!r})"
     ) from error
-  for index, boxes in found.items():
+  for index, boxes in boxes_of.items():
     for box in boxes:
       if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
         raise errors.DataError(f'--boxes={path}: box {box.tolist()} of frame {index} is not usable')
-  return {index: np.stack(boxes) for index, boxes in found.items()}
+  return {index: np.stack(boxes) for index, boxes in boxes_of.items()}

@@ -1,7 +1,7 @@
 """COCO's keypoint metric: rescoring, non-maximum suppression by OKS, average precision.
 
-The order of things in an evaluation: `rescore_and_nms` over everything that was predicted, then
-`evaluate` for the ten numbers, or `write_results` for the file that COCO's server takes.
+An evaluation calls `rescore_and_nms` on all predictions, then `evaluate` for the ten metrics, or
+`write_results` for the file that COCO's server accepts.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ METRICS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL
 def rescore_and_nms(
   predictions, score_threshold=0.2, oks_threshold=0.9, sigmas=skeletons.COCO.sigmas
 ):
-  """Scores each person by box and keypoints, then drops the duplicates of better people.
+  """Scores each person by box and keypoints, then removes the duplicates of better people.
 
-  A person's score is the box's score times the mean of the keypoint scores above
-  `score_threshold`, 0 if none is. Then in every image, from the best person down, whoever stands
-  removes everyone below with an OKS above `oks_threshold`. Of equal scores the earlier row is the
-  better one. The rule is that of the released evaluation of SimpleBaseline (Xiao et al. 2018).
+  A person's score is the box score times the mean of the keypoint scores above `score_threshold`,
+  or 0 if there are none. Then in every image, from the best person down, each remaining person
+  removes everyone ranked below with an OKS above `oks_threshold`. Of equal scores the earlier row
+  ranks higher. This is the rule of SimpleBaseline's released evaluation (Xiao et al. 2018).
 
   Args:
-    predictions: arrays with one row a person, any number of them, in any order:
-      'image_ids' [N]; 'keypoints' [N, K, 3] x, y in image pixels and score; 'area' [N] of the
-      crop region in square pixels; 'box_scores' [N]. Others ('center', 'size', ..) ride along.
-    score_threshold: keypoints count towards the score above this.
+    predictions: arrays with one row per person, in any order: 'image_ids' [N]; 'keypoints'
+      [N, K, 3] x, y in image pixels and score; 'area' [N] of the crop region in square pixels;
+      'box_scores' [N]. The rows of any other array ('center', 'size', ..) are selected as well.
+    score_threshold: only keypoint scores above this count.
     oks_threshold: 0..1; 1 keeps everyone.
-    sigmas: [K] of the skeleton, as in OKS.
+    sigmas: [K] OKS sigmas of the skeleton.
 
   Returns:
-    The rows that stay, in their order, under the same names, and 'scores' [M] float64.
+    The remaining rows in their original order under the same names, and 'scores' [M] float64.
 
   Raises:
     DataError: a coordinate, score or area is not finite, or an area is negative; names the rows.
-    ValueError: arrays of different lengths, or a skeleton without sigmas.
+    ValueError: arrays differ in length, or the skeleton has no sigmas.
   """
   predictions = {name: np.asarray(column) for name, column in predictions.items()}
   keypoints, area = predictions['keypoints'], predictions['area'].astype(np.float64)
@@ -58,38 +58,38 @@ def rescore_and_nms(
   # Best first within each image; lexsort is stable, so ties stay in the order of the rows.
   _, image = np.unique(predictions['image_ids'], return_inverse=True)
   order = np.lexsort((-scores, image))
-  stands = _suppress(
+  remains = _suppress(
     image[order], keypoints[order, :, :2].astype(np.float64), area[order], sigmas, oks_threshold
   )
-  rows = np.sort(order[stands])
+  rows = np.sort(order[remains])
   return {name: column[rows] for name, column in (predictions | {'scores': scores}).items()}
 
 
 def _suppress(image, points, area, sigmas, threshold):
-  """Greedy suppression over people sorted by image, then from best to worst: [N] bool who stands.
+  """Greedy suppression over people sorted by image, then from best to worst: [N] bool who remains.
 
-  One step a rank: the leaders of a step are the people of that rank in all images, which cannot
-  suppress one another, so each step is one vector operation over the people below its leaders.
-  Memory is a few copies of `points`, whatever the number of people in an image.
+  Each step handles one rank. Its leaders, the people of that rank in all images, cannot suppress
+  one another, so a step is one vector operation over the people ranked below their leader. Memory
+  is a few copies of `points`, regardless of the number of people in an image.
   """
-  place = np.arange(len(image))
+  position = np.arange(len(image))
   is_best = np.diff(image, prepend=-1) > 0
-  best = np.maximum.accumulate(np.where(is_best, place, 0))  # [N] the first person of the image
-  rank = place - best
-  stands = np.ones(len(image), bool)
-  below = place
+  best = np.maximum.accumulate(np.where(is_best, position, 0))  # [N] best person of the image
+  rank = position - best
+  remains = np.ones(len(image), bool)
+  below = position
   for step in range(rank.max(initial=0)):
-    below = below[stands[below] & (rank[below] > step)]
+    below = below[remains[below] & (rank[below] > step)]
     leader = best[below] + step
-    led = stands[leader]
-    i, j = leader[led], below[led]
+    leader_remains = remains[leader]
+    i, j = leader[leader_remains], below[leader_remains]
     oks = _oks(points[i] - points[j], (area[i] + area[j]) / 2, sigmas)
-    stands[j[oks > threshold]] = False
-  return stands
+    remains[j[oks > threshold]] = False
+  return remains
 
 
 def _oks(offset, area, sigmas):
-  """OKS between predictions: [P, K, 2] xy differences, [P] areas -> [P], all keypoints counting."""
+  """OKS between predictions over all K keypoints: [P, K, 2] xy differences, [P] areas -> [P]."""
   variance = (2 * np.asarray(sigmas)) ** 2
   squared = np.einsum('pkc,pkc->pk', offset, offset)
   return np.mean(np.exp(-squared / (2 * variance * (area[:, None] + np.spacing(1.0)))), axis=-1)
@@ -98,29 +98,31 @@ def _oks(offset, area, sigmas):
 def _check_rows(predictions, num_keypoints):
   lengths = {name: len(column) for name, column in predictions.items()}
   if len(set(lengths.values())) > 1:
-    raise ValueError(f'predictions must have one row a person everywhere, not {lengths}')
+    raise ValueError(f'predictions: all arrays must have one row per person, not {lengths}')
   shape = predictions['keypoints'].shape
   if shape[1:] != (num_keypoints, 3):
-    raise ValueError(f'keypoints {shape} do not go with {num_keypoints} OKS sigmas: want [N, K, 3]')
-  good = np.isfinite(predictions['keypoints']).all(axis=(1, 2))
-  good &= np.isfinite(predictions['box_scores'])
-  good &= np.isfinite(predictions['area']) & (predictions['area'] >= 0)
-  if not good.all():
-    rows = np.flatnonzero(~good)
+    raise ValueError(
+      f'keypoints {shape} do not match {num_keypoints} OKS sigmas: expected [N, K, 3]'
+    )
+  valid = np.isfinite(predictions['keypoints']).all(axis=(1, 2))
+  valid &= np.isfinite(predictions['box_scores'])
+  valid &= np.isfinite(predictions['area']) & (predictions['area'] >= 0)
+  if not valid.all():
+    rows = np.flatnonzero(~valid)
     named = ', '.join(map(str, rows[:5])) + (', ..' if len(rows) > 5 else '')
     images = ', '.join(map(str, np.unique(predictions['image_ids'][rows[:5]])))
     raise errors.DataError(
-      f'predictions: {len(rows)} of {len(good)} rows (rows {named}; images {images}) have a '
+      f'predictions: {len(rows)} of {len(valid)} rows (rows {named}; images {images}) have a '
       'coordinate, score or area that is not finite, or a negative area; '
       'check the detections and the checkpoint'
     )
 
 
 def results(kept, category_id=1):
-  """What `rescore_and_nms` kept, as a list of results in COCO's format, one dict a person.
+  """The people that `rescore_and_nms` kept in COCO's result format, one dict per person.
 
-  Each has image_id, category_id, keypoints (3K numbers x, y, score, x, y, score, ..) and score,
-  all plain Python numbers.
+  Its keys are image_id, category_id, keypoints (3K numbers x, y, score, x, y, score, ..) and score;
+  all values are plain Python numbers.
   """
   n, k, _ = kept['keypoints'].shape
   flat = kept['keypoints'].reshape(n, 3 * k)
@@ -132,14 +134,13 @@ def results(kept, category_id=1):
 
 
 def write_results(kept, path, category_id=1):
-  """Writes `results(kept, category_id)` as JSON, one person a line.
+  """Writes `results(kept, category_id)` as JSON, one person per line; creates the folder if needed.
 
-  The file appears whole or not at all.
-  Coordinates and keypoint scores are rounded to 4 decimals, finer than float32 resolves beyond 512
-  pixels, which halves the file. Makes the folder if need be.
+  The file is complete or absent. Coordinates and keypoint scores are rounded to 4 decimals, finer
+  than float32 resolves beyond 512 pixels, which halves the size of the file.
   """
   if not (np.isfinite(kept['keypoints']).all() and np.isfinite(kept['scores']).all()):
-    raise ValueError('predictions that are not finite have no form in JSON')
+    raise ValueError('predictions that are not finite cannot be written as JSON')
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   rounded = np.round(kept['keypoints'].astype(np.float64), 4).reshape(len(kept['scores']), -1)
@@ -164,38 +165,38 @@ def write_results(kept, path, category_id=1):
 
 
 def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
-  """Average precision and recall over OKS, computed by pycocotools.
+  """Computes average precision and recall over OKS with pycocotools.
 
-  Every image of the annotation file counts, with or without predictions; like COCO's server it
-  takes the 20 best people of each.
+  Every image of the annotation file counts, with or without predictions. As on COCO's server, the
+  20 best people of each image count.
 
   Args:
-    kept: what `rescore_and_nms` returned.
+    kept: the result of `rescore_and_nms`.
     annotation_file: path of keypoint annotations in COCO's format.
-    sigmas: [K] of the skeleton.
+    sigmas: [K] OKS sigmas of the skeleton.
 
   Returns:
-    {'AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL'}: floats in 0..1. As
-    in pycocotools -1 where the file has nobody of that size (M: 32² to 96² square pixels, L:
-    larger), but 0 throughout where nothing was predicted.
+    {'AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL'}: floats in 0..1. As in
+    pycocotools, a metric is -1 if nobody in the file is of that size (M: 32² to 96² square pixels,
+    L: larger). All are 0 if there are no predictions.
 
   Raises:
-    DataError: the file is missing, is no JSON, annotates no keypoints or other keypoints, or lacks
-      an image of the predictions.
+    DataError: the file is missing, is not JSON, has no keypoints or other keypoints, or lacks an
+      image of the predictions.
   """
   dataset, category_id = _read_annotations(annotation_file, len(sigmas))
   unknown = np.setdiff1d(kept['image_ids'], [image['id'] for image in dataset['images']])
   if unknown.size:
     raise errors.DataError(
-      f'{annotation_file}: has no image {unknown[0]} ({unknown.size} predicted images are not in '
-      'it); evaluate with the annotations of the split that was predicted'
+      f'{annotation_file}: has no image {unknown[0]} ({unknown.size} predicted images are '
+      'missing); evaluate with the annotations of the split that was predicted'
     )
   if not len(kept['scores']):
     return dict.fromkeys(METRICS, 0.0)
 
   people = results(kept, category_id)
   for person, keypoints in zip(people, kept['keypoints'].astype(np.float64), strict=True):
-    person['keypoints'] = keypoints.reshape(-1)  # pycocotools makes an array of it for every pair
+    person['keypoints'] = keypoints.reshape(-1)  # pycocotools converts lists for every pair
   with contextlib.redirect_stdout(io.StringIO()):
     truth = coco.COCO()
     truth.dataset = dataset
@@ -210,7 +211,7 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
 
 
 def _read_annotations(path, num_keypoints):
-  """Reads and checks an annotation file: what COCOeval needs of it, and its category's id."""
+  """Reads and checks an annotation file; returns COCOeval's data set and the category's id."""
   try:
     with open(path) as file:
       dataset = json.load(file)
@@ -235,8 +236,8 @@ def _read_annotations(path, num_keypoints):
   category = next((c for c in named if len(c['keypoints']) == num_keypoints), None)
   if category is None:
     raise errors.DataError(
-      f'{path}: annotates {len(named[0]["keypoints"])} keypoints a person, '
-      f'the predictions have {num_keypoints}'
+      f'{path}: annotates {len(named[0]["keypoints"])} keypoints per person, '
+      f'but the predictions have {num_keypoints}'
     )
   needed = {'image_id', 'bbox'}
   people = [a for a in dataset['annotations'] if a.get('category_id') == category['id']]
@@ -251,14 +252,13 @@ def _read_annotations(path, num_keypoints):
         f'{path}: annotation {person.get("id")} has {len(person["keypoints"])} keypoint numbers, '
         f'not {3 * num_keypoints}'
       )
-  # COCOeval takes a match with annotation 0 for no match, so ids count from 1 whatever the file
-  # says.
+  # COCOeval treats a match with annotation 0 as no match, so all ids are renumbered from 1.
   people = [_with_defaults(person) | {'id': i} for i, person in enumerate(people, start=1)]
   return dataset | {'annotations': people}, category['id']
 
 
 def _with_defaults(person):
-  """The annotation with what COCOeval needs and data sets of COCO's form may leave out."""
+  """The annotation with the fields that COCOeval needs and that COCO-format data may omit."""
   _, _, width, height = person['bbox']
   labelled = sum(flag > 0 for flag in person['keypoints'][2::3])
   return person | {

@@ -1,4 +1,4 @@
-"""Where an evaluated network errs: by keypoint, between left and right, and on whom."""
+"""Errors of an evaluated network by keypoint, between left and right, and by person."""
 
 import pathlib
 import re
@@ -12,26 +12,27 @@ from mrpose_jax import skeletons
 from mrpose_jax import visualize
 from mrpose_jax.runtime import checkpoint
 
-# A keypoint this far from an annotated one is no longer at it, as a fraction of the person's size.
+# A prediction within this distance is at an annotated keypoint, as a fraction of the person's size.
 NEAR = 0.1
-# People with fewer annotated keypoints are neither the best nor the worst.
+# People with fewer annotated keypoints are not ranked as the best or the worst.
 FEWEST_KEYPOINTS = 4
+# Larger distances, and those that are not finite, count as this fraction of the person's size.
 FARTHEST = 10.0
-NUM_PEOPLE = 8  # on a sheet of the best or the worst
+NUM_PEOPLE = 8  # on the sheet of the best and on that of the worst people
 _CELL = (320, 240)  # height, width in pixels
 
 
 class Matches(NamedTuple):
-  """P annotated people and what was predicted for them.
+  """P annotated people and the predictions for them.
 
   Attributes:
-    records: [P] number of the image's record.
+    records: [P] index of the image's record.
     person_ids: [P].
     boxes: [P, 4] x, y, width, height in image pixels.
     truth: [P, K, 2] xy in image pixels.
     visible: [P, K], above 0 where annotated.
     predicted: [P, K, 3] x, y, score.
-    missed: how many annotated people have no prediction; they are not among the P.
+    missed: number of annotated people without a prediction; they are not among the P.
   """
 
   records: np.ndarray
@@ -43,34 +44,35 @@ class Matches(NamedTuple):
   missed: int
 
   def distances(self, to: np.ndarray | None = None) -> np.ndarray:
-    """[P, K] from predicted to annotated keypoints, or to others, as fractions of the size.
+    """[P, K] distances from predicted to annotated keypoints as fractions of the person's size.
 
-    A person's size is the square root of their box's area. NaN where nothing is annotated.
+    A person's size is the square root of the box's area. Distances to keypoints that are not
+    annotated are NaN.
 
     Args:
-      to: [K] keypoint to measure to in the place of each keypoint's own.
+      to: [K] index of the annotated keypoint to measure to; by default each keypoint's own.
     """
     to = np.arange(self.truth.shape[1]) if to is None else to
-    away = np.linalg.norm(self.predicted[..., :2] - self.truth[:, to], axis=-1)
-    # What is farther, or not finite, is as far.
-    away = np.fmin(away / np.sqrt(self.boxes[:, 2:].prod(-1))[:, None], FARTHEST)
-    return np.where(self.visible[:, to] > 0, away, np.nan)
+    pixels = np.linalg.norm(self.predicted[..., :2] - self.truth[:, to], axis=-1)
+    size = np.sqrt(self.boxes[:, 2:].prod(-1))
+    distances = np.fmin(pixels / size[:, None], FARTHEST)
+    return np.where(self.visible[:, to] > 0, distances, np.nan)
 
 
 def match(kept, dataset) -> Matches:
-  """The prediction for each annotated person of the validation split.
+  """Finds the prediction for each annotated person of the validation split.
 
-  That is the one whose box was theirs; among predictions in detected boxes, the one whose keypoints
-  are nearest.
+  This is the prediction made in the person's annotated box; with detected boxes, the one whose
+  keypoints are nearest.
 
   Args:
-    kept: what `evaluate.score` returned.
+    kept: the people that `evaluate.score` returned.
     dataset: from `loader.open_dataset`.
   """
   rows_of = {}
   for row, image_id in enumerate(kept['image_ids'].tolist()):
     rows_of.setdefault(image_id, []).append(row)
-  found, missed = [], 0
+  matched, missed = [], 0
   for number, record in enumerate(dataset.source('validation')):
     people = {name: np.asarray(values) for name, values in record['people'].items()}
     rows = np.array(rows_of.get(int(record['image_id']), []), int)
@@ -80,34 +82,34 @@ def match(kept, dataset) -> Matches:
       if not len(candidates):
         missed += 1
         continue
-      away = np.linalg.norm(kept['keypoints'][candidates, :, :2] - truth, axis=-1)  # [M, K]
-      row = candidates[away[:, visible > 0].mean(-1).argmin()]
+      distances = np.linalg.norm(kept['keypoints'][candidates, :, :2] - truth, axis=-1)  # [M, K]
+      row = candidates[distances[:, visible > 0].mean(-1).argmin()]
       person_id, box = people['person_id'][n], people['box'][n]
-      found.append((number, person_id, box, truth, visible, kept['keypoints'][row]))
+      matched.append((number, person_id, box, truth, visible, kept['keypoints'][row]))
   k = dataset.skeleton.num_keypoints
   shapes = ((), (), (4,), (k, 2), (k,), (k, 3))
-  columns = list(zip(*found)) or [()] * len(shapes)
+  columns = list(zip(*matched)) or [()] * len(shapes)
   return Matches(*(np.array(c).reshape(-1, *s) for c, s in zip(columns, shapes)), missed)
 
 
 def summarize(matches: Matches, skeleton: skeletons.Skeleton) -> dict:
-  """What `errors.json` holds.
+  """The content of `errors.json`.
 
   Returns:
-    {'people', 'missed', 'keypoints': {name: {'annotated', 'quartiles' [3] of the distance as a
-    fraction of the person's size, None without annotations}}, 'pairs': {name: [[own, other,
-    elsewhere] of left, of right]}: how many predictions of a pair's left and right keypoint lie at
-    their own annotated place, at the other's, or at neither. Only people whose two places are apart
-    count there}.
+    {'people': number of matches, 'missed', 'keypoints': {name: {'annotated', 'quartiles' [3] of the
+    distance as a fraction of the person's size, None without annotations}}, 'pairs': {name: [[own,
+    other, elsewhere] of the left keypoint, the same of the right]}}. `pairs` counts the predictions
+    at the keypoint's own annotated place, at that of its mirror partner, and at neither, for people
+    whose two places are more than NEAR apart.
   """
   distance = matches.distances()
   keypoints = {}
   for k, name in enumerate(skeleton.keypoints):
-    known = distance[:, k][np.isfinite(distance[:, k])]
-    quartiles = np.percentile(known, (25, 50, 75)).tolist() if len(known) else None
-    keypoints[name] = {'annotated': len(known), 'quartiles': quartiles}
+    annotated = distance[:, k][np.isfinite(distance[:, k])]
+    quartiles = np.percentile(annotated, (25, 50, 75)).tolist() if len(annotated) else None
+    keypoints[name] = {'annotated': len(annotated), 'quartiles': quartiles}
   order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
-  other = matches.distances(order)
+  mirror_distance = matches.distances(order)
   size = np.sqrt(matches.boxes[:, 2:].prod(-1))
   pairs = {}
   for pair in skeleton.flip_pairs:
@@ -116,7 +118,7 @@ def summarize(matches: Matches, skeleton: skeletons.Skeleton) -> dict:
     apart &= (matches.visible[:, [left, right]] > 0).all(-1)
     counts = []
     for k in (left, right):
-      to_own, to_other = distance[apart, k], other[apart, k]
+      to_own, to_other = distance[apart, k], mirror_distance[apart, k]
       near = np.minimum(to_own, to_other) <= NEAR
       own = int(np.sum(near & (to_own <= to_other)))
       counts.append([own, int(near.sum()) - own, int((~near).sum())])
@@ -135,27 +137,27 @@ def pair_name(skeleton: skeletons.Skeleton, keypoint: int) -> str:
 
 
 def write(kept, dataset, folder: pathlib.Path):
-  """Writes errors.json, pictures/worst.jpg and pictures/best.jpg into eval/STEP."""
+  """Writes errors.json, pictures/worst.jpg and pictures/best.jpg to the folder eval/STEP."""
   matches = match(kept, dataset)
   checkpoint.write_json(folder / 'errors.json', summarize(matches, dataset.skeleton))
-  enough = (matches.visible > 0).sum(-1) >= min(FEWEST_KEYPOINTS, dataset.skeleton.num_keypoints)
-  judged = np.flatnonzero(enough)
-  mean = np.nanmean(matches.distances()[judged], axis=-1)
-  ranked = judged[np.argsort(mean, kind='stable')]
+  fewest = min(FEWEST_KEYPOINTS, dataset.skeleton.num_keypoints)
+  eligible = np.flatnonzero((matches.visible > 0).sum(-1) >= fewest)
+  mean = np.nanmean(matches.distances()[eligible], axis=-1)
+  ranked = eligible[np.argsort(mean, kind='stable')]
   source = dataset.source('validation')
   for name, chosen in (('best', ranked[:NUM_PEOPLE]), ('worst', ranked[::-1][:NUM_PEOPLE])):
     cells = [_picture(matches, n, source, dataset.skeleton) for n in chosen]
-    errors = [100 * np.nanmean(matches.distances()[n]) for n in chosen]
+    percentages = [100 * np.nanmean(matches.distances()[n]) for n in chosen]
     captions = [
-      f'person {matches.person_ids[n]}: {error:.1f} % of their size'
-      for n, error in zip(chosen, errors)
+      f'person {matches.person_ids[n]}: {percentage:.1f} % of their size'
+      for n, percentage in zip(chosen, percentages)
     ]
     sheet = visualize.contact_sheet(cells, NUM_PEOPLE // 2, _CELL, captions)
     Image.fromarray(sheet).save(folder / 'pictures' / f'{name}.jpg', quality=92)
 
 
 def _picture(matches, n, source, skeleton):
-  """The person's part of the image, enlarged, with what was predicted and what is annotated."""
+  """The enlarged part of the image with the person, the prediction and the annotation."""
   number = int(matches.records[n])
   image = records.decode_image(source[number], f'record {number}')
   truth, visible = matches.truth[n], matches.visible[n]
@@ -170,9 +172,9 @@ def _picture(matches, n, source, skeleton):
   size = (max(1, round(part.width * zoom)), max(1, round(part.height * zoom)))
   part = np.asarray(part.resize(size, Image.Resampling.BICUBIC))
 
-  def moved(points):
+  def to_part(points):
     return (points - low + 0.5) * zoom - 0.5
 
   predicted = matches.predicted[n].copy()
-  predicted[:, :2] = moved(predicted[:, :2])
-  return visualize.draw_errors(part, predicted, moved(truth), visible, skeleton)
+  predicted[:, :2] = to_part(predicted[:, :2])
+  return visualize.draw_errors(part, predicted, to_part(truth), visible, skeleton)

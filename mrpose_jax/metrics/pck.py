@@ -7,8 +7,8 @@ import scipy.io
 
 from mrpose_jax import errors
 
-# MPII's rows, as its annotation file calls the joints. Head is the head top; the others are means
-# of left and right.
+# Rows of MPII's table -> joint names in its annotation file. Head is the head top; the other rows
+# are means of left and right.
 _ROWS = {
   'Head': ('head',),
   'Shoulder': ('lsho', 'rsho'),
@@ -19,36 +19,36 @@ _ROWS = {
   'Ankle': ('lank', 'rank'),
 }
 _NOT_SCORED = ('pelv', 'thor')
-# The benchmark's head size: this times the diagonal of the head box (MPII toolkit, SC_BIAS).
+# The benchmark's head size is this times the diagonal of the head box (MPII toolkit, SC_BIAS).
 _HEAD_SIZE_FACTOR = 0.6
 
 
 def pckh(keypoints, ground_truth_mat):
-  """PCKh: a keypoint is correct within half a head size of the truth.
+  """PCKh: a keypoint is correct within half a head size of the annotation.
 
-  'Mean' weights the joints by how often they are annotated and leaves out pelvis and thorax, as
-  the benchmark does. 'Mean@0.1' and 'Mean@0.11' are that mean for a tenth of the head size, and
-  for 0.11 of it: papers that copied the common PyTorch script print the second under the name of
-  the first. A prediction that is NaN is not correct.
+  'Mean' weights the joints by their number of annotations and excludes pelvis and thorax, as the
+  benchmark does. 'Mean@0.1' and 'Mean@0.11' are the same mean within 0.1 and 0.11 head sizes:
+  papers that copied the common PyTorch script print the second under the name of the first. A NaN
+  prediction is not correct.
 
   Args:
     keypoints: [N, 16, 2] xy in image pixels, the first pixel at 0, in MPII's joint order.
-    ground_truth_mat: path of gt_valid.mat, whose coordinates start at 1. Of its variables it reads
+    ground_truth_mat: path of gt_valid.mat, whose coordinates start at 1, with the variables
       dataset_joints, jnt_missing [16, N], pos_gt_src [16, 2, N] and headboxes_src [2, 2, N].
 
   Returns:
     {'Head', 'Shoulder', 'Elbow', 'Wrist', 'Hip', 'Knee', 'Ankle', 'Mean', 'Mean@0.1',
-    'Mean@0.11'}: per cent; NaN where the file annotates no such joint.
+    'Mean@0.11'}: per cent; NaN if the file annotates no such joint.
 
   Raises:
-    DataError: the file cannot be read or lacks a variable, or has not N people.
+    DataError: the file cannot be read, lacks a variable, or does not have N people.
   """
   joints, visible, target, head_size = _read_ground_truth(ground_truth_mat)
   keypoints = np.asarray(keypoints, np.float64)
   if keypoints.shape != target.shape:
     raise errors.DataError(
-      f'{ground_truth_mat}: annotates {len(target)} people with {len(joints)} joints, the '
-      f'predictions are {list(keypoints.shape)}; predict the whole validation set, in its order'
+      f'{ground_truth_mat}: annotates {len(target)} people with {len(joints)} joints, but the '
+      f'predictions have shape {list(keypoints.shape)}; predict the whole validation set in order'
     )
   distance = np.linalg.norm(keypoints + 1 - target, axis=-1)  # [N, 16]
   scored = [joint not in _NOT_SCORED for joint in joints]
@@ -57,25 +57,25 @@ def pckh(keypoints, ground_truth_mat):
     correct = distance <= threshold * head_size[:, None]
     return _per_cent(correct[:, scored], visible[:, scored])
 
-  each = _per_cent(distance <= 0.5 * head_size[:, None], visible, axis=0)
-  table = {row: each[[joints.index(n) for n in names]].mean() for row, names in _ROWS.items()}
+  per_joint = _per_cent(distance <= 0.5 * head_size[:, None], visible, axis=0)
+  table = {row: per_joint[[joints.index(n) for n in names]].mean() for row, names in _ROWS.items()}
   table |= {'Mean': mean(0.5), 'Mean@0.1': mean(0.1), 'Mean@0.11': mean(0.11)}
   return {row: float(value) for row, value in table.items()}
 
 
 def pck(keypoints, target, reference_length, visible, threshold=0.2):
-  """PCK (equation 3): a keypoint is correct within `threshold` reference lengths of the truth.
+  """PCK (equation 3): a keypoint is correct within `threshold` reference lengths of the annotation.
 
   Args:
     keypoints: [N, K, 2] predicted xy in pixels.
     target: [N, K, 2] annotated xy in pixels.
-    reference_length: [N] in pixels, for the paper's PCK `torso_length`. People for whom it is
-      zero or NaN cannot be judged and do not count.
-    visible: [N, K], above 0 where a keypoint is annotated; the others do not count.
+    reference_length: [N] in pixels; `torso_length` for the paper's PCK. People whose length is zero
+      or NaN are excluded.
+    visible: [N, K], above 0 where annotated; the other keypoints are excluded.
     threshold: r of the equation, 0.2 for PCK@0.2.
 
   Returns:
-    {'keypoints': K floats, 'Mean': all keypoints together}: per cent, NaN where nothing counts.
+    {'keypoints': K floats, 'Mean': all keypoints together}: per cent, NaN if all are excluded.
   """
   keypoints, target = np.asarray(keypoints, np.float64), np.asarray(target, np.float64)
   reference = np.asarray(reference_length, np.float64)[:, None]
@@ -83,12 +83,12 @@ def pck(keypoints, target, reference_length, visible, threshold=0.2):
     raise ValueError(f'keypoints {keypoints.shape} and target {target.shape} differ in shape')
   counted = (np.asarray(visible) > 0) & (reference > 0)
   correct = np.linalg.norm(keypoints - target, axis=-1) <= threshold * reference  # [N, K]
-  each = _per_cent(correct, counted, axis=0)
-  return {'keypoints': each.tolist(), 'Mean': float(_per_cent(correct, counted))}
+  per_keypoint = _per_cent(correct, counted, axis=0)
+  return {'keypoints': per_keypoint.tolist(), 'Mean': float(_per_cent(correct, counted))}
 
 
 def torso_length(target, visible, skeleton):
-  """[N] the paper's torso diameter in pixels: right hip to left shoulder, NaN if not annotated."""
+  """The paper's torso diameter [N] in pixels, right hip to left shoulder; NaN if not annotated."""
   ends = [skeleton.keypoints.index(name) for name in ('right_hip', 'left_shoulder')]
   hip, shoulder = np.moveaxis(np.asarray(target, np.float64)[:, ends], 1, 0)
   annotated = np.all(np.asarray(visible)[:, ends] > 0, axis=1)
@@ -96,7 +96,7 @@ def torso_length(target, visible, skeleton):
 
 
 def write_mat(keypoints, path):
-  """Writes pred.mat for the benchmark's scripts: 'preds' [N, 16, 2], the first pixel at 1.
+  """Writes pred.mat for the benchmark's scripts: 'preds' [N, 16, 2] with the first pixel at 1.
 
   Args:
     keypoints: [N, 16, 2] xy in image pixels, the first pixel at 0, people in the file's order.
@@ -113,7 +113,7 @@ def _per_cent(correct, counted, axis=None):
 
 
 def _read_ground_truth(path):
-  """gt_valid.mat -> joint names, visible [N, 16] bool, target [N, 16, 2], head size [N] pixels."""
+  """Reads joint names, visible [N, 16] bool, target [N, 16, 2] and head size [N] in pixels."""
   wanted = ('dataset_joints', 'jnt_missing', 'pos_gt_src', 'headboxes_src')
   try:
     with open(path, 'rb') as file:
@@ -125,8 +125,10 @@ def _read_ground_truth(path):
     ) from error
   try:
     variables = scipy.io.loadmat(content, variable_names=wanted)
-  except Exception as error:  # SciPy's reader raises a dozen kinds for damaged files
-    raise errors.DataError(f'{path}: not a whole MATLAB file ({error}); get it again') from error
+  except Exception as error:  # SciPy's reader raises a dozen types for damaged files
+    raise errors.DataError(
+      f'{path}: not a complete MATLAB file ({error}); download it again'
+    ) from error
   missing = [name for name in wanted if name not in variables]
   if missing:
     raise errors.DataError(f"{path}: lacks {', '.join(missing)}; is it MPII's gt_valid.mat?")

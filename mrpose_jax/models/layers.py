@@ -7,6 +7,8 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
+from mrpose_jax.models import deconvolution
+
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch normalisation
 
 # He et al. 2015 with the fan-out, as torchvision initialises its ResNets.
@@ -17,7 +19,7 @@ decoder_init = nn.initializers.normal(0.001)
 conv = functools.partial(nn.Conv, use_bias=False, kernel_init=encoder_init)
 # Doubles height and width; 'SAME' is PyTorch's padding of 1 here.
 deconv = functools.partial(
-  nn.ConvTranspose,
+  deconvolution.Deconv,
   kernel_size=(4, 4),
   strides=(2, 2),
   padding='SAME',

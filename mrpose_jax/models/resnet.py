@@ -34,7 +34,9 @@ class Block(nn.Module):
     """The block's input, or its 1x1 projection where the shape changes."""
     if x.shape[-1] == self.features and self.stride == 1:
       return x
-    x = self.conv(self.features, (1, 1), self.stride, padding=0, name='shortcut_conv')(x)
+    # The stride is a slice: the gradient of a strided convolution would write every pixel.
+    x = x[:, :: self.stride, :: self.stride]
+    x = self.conv(self.features, (1, 1), padding=0, name='shortcut_conv')(x)
     return self.norm(name='shortcut_norm')(x)
 
 
@@ -67,11 +69,8 @@ class Bottleneck(Block):
 class ResNet(nn.Module):
   """[N, H, W, 3] -> c2, c3, c4, c5 with C, 2C, 4C, 8C channels at 1/4, 1/8, 1/16, 1/32.
 
-  Attributes:
-    width: number of channels of the stem.
-    conv, norm: convolution module without bias, batch norm module.
-    remat: recompute each stage in the backward pass instead of keeping its activations.
-    deterministic: see `layers.MaxPool`.
+  `width` is the number of channels of the stem. With `remat`, the backward pass recomputes each
+  stage, so that its activations need not be kept. For `deterministic` see `layers.MaxPool`.
   """
 
   depth: int

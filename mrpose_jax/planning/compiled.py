@@ -1,4 +1,4 @@
-"""What a compiled program costs, read from XLA: memory, arithmetic, traffic, collectives, loops."""
+"""Costs of a compiled program according to XLA: memory, FLOPs, traffic, collectives and loops."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ class Program:
   """Costs of one call on one device.
 
   Attributes:
-    memory: peak bytes; arguments and the program itself included.
-    flops: floating-point operations.
-    traffic: bytes that its operations read from main memory and write to it.
-    collectives: (kind, number, bytes of their results), each kind once.
-    loops: trips of each loop.
-    single_gathers: instructions that fetch hundreds of pixels or numbers one by one.
+    memory: peak memory in bytes, including arguments and the program itself.
+    flops: number of floating-point operations.
+    traffic: bytes read from and written to main memory.
+    collectives: (kind, number of operations, bytes of their results) for each kind.
+    loops: number of iterations of each loop.
+    single_gathers: number of instructions that fetch hundreds of pixels or numbers one by one.
   """
 
   memory: float
@@ -41,39 +41,39 @@ class Program:
 
 
 def measure(lowered: jax.stages.Lowered, counted: jax.stages.Lowered | None = None) -> Program:
-  """Compiles, and reads the costs.
+  """Compiles a program and returns its costs.
 
-  Traffic is counted here, from the program's text: XLA's own count has an asynchronous copy three
-  times, a slice of an array like the array, and what stays in a TPU's vector memory like the rest.
-  Of a loop, what it collects in an array, a row a trip, is counted.
+  Traffic is counted here from the program's text. XLA's own count includes an asynchronous copy
+  three times, counts a slice like the whole array, and includes data that stays in a TPU's vector
+  memory. For a loop, only arrays that collect one row per iteration are counted.
 
   Args:
     lowered: the program.
-    counted: for GPUs, of whose programs XLA counts no arithmetic, the same program of one device
-      lowered for a CPU.
+    counted: source of the FLOPs for GPU programs, whose arithmetic XLA does not count: the same
+      program for one device, lowered for a CPU.
 
   Raises:
-    jax.errors.JaxRuntimeError: the program cannot be compiled, or (TPUs) does not fit.
+    jax.errors.JaxRuntimeError: the program cannot be compiled or, on TPUs, does not fit in memory.
   """
-  # XLA tries Triton's matrix products on the GPU and takes what works; without one it stops.
+  # XLA selects Triton's matrix products by running them on the GPU, which fails without a GPU.
   compiled = lowered.compile({'xla_gpu_enable_triton_gemm': False} if counted else None)
   computations, entry = parse(compiled.as_text())
   instructions = [instruction for body in computations.values() for instruction in body]
   collectives, loops, collected = {}, [], 0
   for instruction in instructions:
-    if found := _COLLECTIVE.fullmatch(instruction.opcode):
-      number, size = collectives.get(found[1], (0, 0))
-      collectives[found[1]] = number + 1, size + instruction.size
+    if match := _COLLECTIVE.fullmatch(instruction.opcode):
+      number, size = collectives.get(match[1], (0, 0))
+      collectives[match[1]] = number + 1, size + instruction.size
     elif instruction.opcode == 'while':
-      trips = _trips(instruction, computations)
-      loops.append(trips)
-      collected += 2 * sum(a.size for a in instruction.arrays if a.shape[:1] == (trips,))
+      iterations = _iterations(instruction, computations)
+      loops.append(iterations)
+      collected += 2 * sum(a.size for a in instruction.arrays if a.shape[:1] == (iterations,))
   memory = compiled.memory_analysis()
   return Program(
     memory=memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes,
     flops=(counted or compiled).cost_analysis()['flops'],
     traffic=_traffic(computations[entry]) + collected,
-    collectives=tuple((kind, *found) for kind, found in sorted(collectives.items())),
+    collectives=tuple((kind, *totals) for kind, totals in sorted(collectives.items())),
     loops=tuple(loops),
     single_gathers=sum(_is_single(i) for i in instructions)
     + sum(_slices_singly(i, computations) for i in instructions if i.opcode == 'while'),
@@ -82,9 +82,9 @@ def measure(lowered: jax.stages.Lowered, counted: jax.stages.Lowered | None = No
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """dtype, shape, whether it lies in main memory, and size in bytes.
+  """An array in XLA's text.
 
-  XLA places arrays of TPU programs in memory spaces: S(1) is the vector memory, on the chip.
+  In TPU programs XLA assigns arrays to memory spaces: S(1) is the vector memory on the chip.
   """
 
   dtype: str
@@ -93,13 +93,14 @@ class Array:
 
   @property
   def size(self) -> int:
+    """Size in bytes."""
     bits = re.search(r'\d+', self.dtype)
     return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of XLA's text: name, result arrays, opcode, and the rest behind the parenthesis."""
+  """One line of XLA's text: name, result arrays, opcode, and the text after the parenthesis."""
 
   name: str
   arrays: tuple[Array, ...]
@@ -111,19 +112,19 @@ class Instruction:
     return sum(array.size for array in self.arrays)
 
   def called(self, *kinds: str) -> list[str]:
-    """Names of the computations that it calls as `kinds`: calls, body, condition, to_apply."""
+    """Names of the computations that it calls as one of `kinds`, e.g. calls, body, condition."""
     return re.findall(rf'(?:{"|".join(kinds)})=%([\w.-]+)', self.rest)
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-  """XLA's text -> instructions of each computation, and the name of the entry."""
+  """Parses XLA's text into the instructions of each computation; also returns the entry's name."""
   computations, entry, body = {}, '', []
   for line in text.splitlines():
-    if found := _COMPUTATION.match(line):
-      body = computations[found[1]] = []
-      entry = found[1] if line.startswith('ENTRY') else entry
-    elif found := _INSTRUCTION.match(line):
-      name, shape, opcode, rest = found.groups()
+    if match := _COMPUTATION.match(line):
+      body = computations[match[1]] = []
+      entry = match[1] if line.startswith('ENTRY') else entry
+    elif match := _INSTRUCTION.match(line):
+      name, shape, opcode, rest = match.groups()
       arrays = tuple(
         Array(dtype, tuple(int(n) for n in dims.split(',') if n), 'S(1)' not in layout)
         for dtype, dims, layout in re.findall(r'(\w+)\[([\d,]*)\](\{[^}]*\})?', shape)
@@ -132,21 +133,21 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
   return computations, entry
 
 
-def _trips(loop, computations):
-  """Number of trips: what XLA says, or the constant that the loop's counter is compared with."""
-  if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
-    return int(found[1])
+def _iterations(loop, computations):
+  """A loop's number of iterations: XLA's own, or the constant that the counter is compared with."""
+  if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+    return int(match[1])
   (condition,) = loop.called('condition')
   limits = [i.rest for i in computations[condition] if i.opcode == 'constant']
   return max((int(n) for rest in limits for n in re.findall(r'^(\d+)\)', rest)), default=1)
 
 
 def _traffic(body):
-  """Bytes of main memory that are read as operands or written as results, once by each reader."""
+  """Bytes in main memory read as operands (once per reader) or written as results."""
   arrays = {i.name: i.arrays for i in body}
   total = 0
   for i in body:
-    if i.opcode in ('copy-start', 'slice-start'):  # its results: both sides, and a token
+    if i.opcode in ('copy-start', 'slice-start'):  # results: source, destination and a token
       sides = [a for a in i.arrays if a.shape]
       total += min(a.size for a in sides) * sum(a.in_main_memory for a in sides)
     elif i.opcode not in _FREE and i.opcode != 'while' and not i.opcode.endswith('-done'):
@@ -157,7 +158,7 @@ def _traffic(body):
 
 
 def _is_single(instruction):
-  """A gather of at least a hundred slices of at most four numbers (a pixel has three)."""
+  """Whether this gathers at least 100 slices of at most four numbers (a pixel has three)."""
   if instruction.opcode != 'gather':
     return False
   length = _slice_length(instruction)
@@ -165,16 +166,16 @@ def _is_single(instruction):
 
 
 def _slices_singly(loop, computations):
-  """A loop that does the same, slice by slice; tables of indices (s32, u32) do not count."""
-  if _trips(loop, computations) < 100:
+  """Whether a loop does the same slice by slice; index tables (s32, u32) do not count."""
+  if _iterations(loop, computations) < 100:
     return False
-  names, found = loop.called('body'), []
+  names, slices = loop.called('body'), []
   while names:
     body = computations[names.pop()]
-    found += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype[1:] != '32']
-    found += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype == 'f32']
+    slices += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype[1:] != '32']
+    slices += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype == 'f32']
     names += [name for i in body for name in i.called('calls', 'body', 'to_apply')]
-  return any(_slice_length(i) <= 4 for i in found)
+  return any(_slice_length(i) <= 4 for i in slices)
 
 
 def _slice_length(instruction):

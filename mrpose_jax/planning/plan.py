@@ -1,8 +1,8 @@
-"""`--mode=plan`: what a configuration costs on accelerators that are not here.
+"""`--mode=plan`: estimates a configuration's costs on accelerators without access to them.
 
-The training step and the prediction step, as they are run, are compiled for the topology by libtpu
-or JAX's CUDA plugin; neither needs the hardware, nor the data set. The costs are XLA's own; the
-roofline is the bound that published peaks set, not a time that was measured.
+libtpu or JAX's CUDA plugin compiles the real training and prediction steps for a topology; this
+needs neither the hardware nor the data set. The costs are XLA's own. The times are roofline
+bounds from published peaks, not measurements.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ class Chip:
   """Published peaks of one device.
 
   Attributes:
-    memory: bytes that programs can use; of TPUs as libtpu says.
-    flops: bfloat16 operations a second, dense.
-    bandwidth: bytes a second of its memory.
-    interconnect: bytes a second to the other devices, in one direction.
+    memory: bytes that programs can use; for TPUs the number that libtpu reports.
+    flops: dense bfloat16 operations per second.
+    bandwidth: memory bandwidth in bytes per second.
+    interconnect: bytes per second to the other devices, in one direction.
   """
 
   memory: float
@@ -60,7 +60,7 @@ CHIPS = {
   'h100': Chip(84942979072, 989e12, 3352e9, 450e9),
 }
 
-# What XLA would ask an H100 SXM, were there one; the numbers are those that its own sources name
+# The device properties that XLA would query from an H100 SXM, copied from XLA's own sources
 # (openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb).
 _H100 = """
 gpu_device_info {
@@ -90,22 +90,22 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def plan(config: ml_collections.ConfigDict, topology: str) -> str:
-  """The table for a configuration on a topology, in Markdown.
+  """Returns the table of a configuration's costs on a topology as Markdown.
 
   Args:
-    config: see configs/common.py; its batch sizes are those of the whole topology.
+    config: see mrpose_jax/defaults.py; its batch sizes are totals over the whole topology.
     topology: 'v5e:2x4', 'v6e:16x16', 'v5p:2x2x1', ..., 'h100:1' or 'h100:8'.
 
   Raises:
-    ConfigError: an unknown topology, one whose compiler is not installed, or a configuration that
-      cannot be run there.
+    ConfigError: the topology is unknown, its compiler is not installed, or the configuration
+      cannot run on it.
   """
   chip, devices = open_topology(topology)
   configuration.check(config)
   if config.train.accumulate != 1:
     raise errors.ConfigError(
-      f'train.accumulate={config.train.accumulate}: plan one part, with train.batch_size of one; '
-      'parts are computed one after the other'
+      f'train.accumulate={config.train.accumulate}: plan one part instead, with train.accumulate=1 '
+      'and the batch size of one part; parts run one after the other'
     )
   planner = Planner(config, devices)
   people = {'train': config.train.batch_size, 'predict': config.eval.batch_size}
@@ -136,7 +136,7 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
       f'{"x".join(map(str, config.data.image_size))}, {planner.skeleton.num_keypoints} keypoints, '
       f'on {len(devices)} x {devices[0].device_kind} ({topology})',
       '',
-      f'| a device | {" | ".join(columns)} |',
+      f'| per device | {" | ".join(columns)} |',
       '|---' * (1 + len(columns)) + '|',
       *(
         f'| {row} | {" | ".join(column.get(row, "") for column in columns.values())} |'
@@ -154,16 +154,16 @@ def largest_batch(
   limit: float,
   multiple_of: int = 1,
 ) -> int:
-  """The largest number of people whose program fits, to one sixteenth of it.
+  """Returns the largest number of people whose program fits, to within one sixteenth.
 
-  Looks where a line through the last size meets the limit, and lets a compilation decide.
+  Each guess extrapolates linearly from the last size to the limit; a compilation tests the guess.
 
   Args:
-    memory_of: people a device -> peak bytes.
-    people, memory: a size that was measured.
-    fixed: bytes that do not depend on the people.
-    limit: bytes that there are.
-    multiple_of: what the number must be.
+    memory_of: function from people per device to peak bytes.
+    people, memory: a measured size and its peak bytes.
+    fixed: bytes that do not depend on the number of people.
+    limit: available bytes.
+    multiple_of: the result is a multiple of this number.
   """
   first, fits, too_many = people, 0, math.inf
   while True:
@@ -177,7 +177,7 @@ def largest_batch(
     if too_many < math.inf:
       guess = guess if enough < guess < too_many else (fits + too_many) // 2
     elif enough < guess and people != first:
-      guess = max(guess, fits * 3 // 2)  # XLA computes again what does not fit: there is no line
+      guess = max(guess, fits * 3 // 2)  # memory is not linear where XLA rematerialises to fit
     guess -= guess % multiple_of
     if guess <= fits or too_many <= enough or (guess <= enough and too_many == math.inf):
       return fits
@@ -192,7 +192,7 @@ def describe(
   chip: Chip,
   num_devices: int,
 ) -> dict[str, str]:
-  """The rows of one program's column."""
+  """Returns {row label: cell} for one program's column of the table."""
   rows = {
     'people': str(people),
     'fits': 'yes' if memory <= chip.memory else 'no',
@@ -201,7 +201,7 @@ def describe(
   }
   if not program:
     return rows
-  # Of a ring: every byte of the result leaves each device twice, but for its own share.
+  # In a ring all-reduce each device sends every byte of the result twice, except its own share.
   sent = 2 * (num_devices - 1) / num_devices * program.collective_bytes
   seconds = {
     'arithmetic': program.flops / chip.flops,
@@ -214,18 +214,18 @@ def describe(
   return rows | {
     'TFLOP': f'{program.flops / 1e12:.4g}',
     'GB read and written': f'{program.traffic / 1e9:.4g}',
-    'FLOP a byte': f'{program.flops / program.traffic:.0f}',
+    'FLOP per byte': f'{program.flops / program.traffic:.0f}',
     'collectives': collectives or 'none',
-    'least ms: ' + ', '.join(seconds): ', '.join(f'{1e3 * s:.1f}' for s in seconds.values()),
+    'minimum ms: ' + ', '.join(seconds): ', '.join(f'{1e3 * s:.1f}' for s in seconds.values()),
     'bound by': bound,
-    'people a second, at most': f'{rate:.0f}, all devices {rate * num_devices:.0f}',
-    'loops, trips': ', '.join(map(str, program.loops)) or 'none',
+    'maximum people per second': f'{rate:.0f}, all devices {rate * num_devices:.0f}',
+    'loop iterations': ', '.join(map(str, program.loops)) or 'none',
     'gathers of single pixels or values': str(program.single_gathers or 'none'),
   }
 
 
 def describe_crops(crops: compiled.Program, step: compiled.Program) -> dict[str, str]:
-  """What crops, augmentation and targets add to a training step without them."""
+  """Overhead of crops, augmentation and targets, relative to a training step without them."""
   added = (
     f'{100 * part / (whole - part):.1f} %'
     for part, whole in ((crops.flops, step.flops), (crops.traffic, step.traffic))
@@ -234,24 +234,24 @@ def describe_crops(crops: compiled.Program, step: compiled.Program) -> dict[str,
 
 
 def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
-  """Published peaks, and devices that programs can be compiled for; no device need be here.
+  """Returns a chip's published peaks and the topology's devices, which need not be attached.
 
   Raises:
-    ConfigError: the topology is not known, or its compiler is not installed.
+    ConfigError: the topology is unknown, or its compiler is not installed.
   """
-  found = re.fullmatch(r'(?:(v5e|v5p|v6e):(\d+x\d+(?:x\d+)?)|(h100):(\d+))', topology or '')
-  if not found:
+  match = re.fullmatch(r'(?:(v5e|v5p|v6e):(\d+x\d+(?:x\d+)?)|(h100):(\d+))', topology or '')
+  if not match:
     raise errors.ConfigError(
       f'--topology={topology}: name one like v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4 or h100:8'
     )
-  # The programs are compiled here and run elsewhere: look for no accelerator.
+  # The programs are only compiled here, so JAX need not look for accelerators.
   jax.config.update('jax_platforms', 'cpu')
   try:
-    if found[3]:
-      # What is compiled for a GPU without one cannot be read back from a cache.
+    if match[3]:
+      # Programs that were compiled without a GPU cannot be read back from the cache.
       jax.config.update('jax_enable_compilation_cache', False)
       devices = topologies.get_topology_desc(
-        found[3], platform='cuda', topology=f'1x1x{found[4]}', target_config=_H100
+        match[3], platform='cuda', topology=f'1x1x{match[4]}', target_config=_H100
       ).devices
     else:
       os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -263,18 +263,18 @@ def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
     reason = str(error).splitlines()[0]
     if isinstance(error, jax.errors.JaxRuntimeError):
       raise errors.ConfigError(f'--topology={topology}: {reason}') from error
-    extra = 'cuda12' if found[3] else 'tpu'
+    extra = 'cuda12' if match[3] else 'tpu'
     raise errors.ConfigError(
       f"--topology={topology}: its compiler is not installed; pip install 'mrpose_jax[{extra}]'"
     ) from error
-  return CHIPS[found[1] or found[3]], list(devices)
+  return CHIPS[match[1] or match[3]], list(devices)
 
 
 class Planner:
-  """Lowers a configuration's programs for so many people a device.
+  """Lowers a configuration's programs for a given number of people per device.
 
-  Data sets are not opened: keypoints are those of COCO or MPII by the data set's name, and training
-  patches have the side that preparing gives them by default.
+  It does not open data sets: the keypoints are MPII's if the data set is called mpii and COCO's
+  otherwise, and training patches have the default size of `prepare`.
   """
 
   def __init__(self, config, devices):
@@ -285,7 +285,7 @@ class Planner:
     mesh = sharding.Mesh(np.array(devices), ('data',))
     self.everywhere, self.split = parallel.replicated(mesh), parallel.batched(mesh)
     self.model = predict.model_of(config, self.skeleton.num_keypoints)
-    # The steps of the drops are constants of the program, whatever they are.
+    # The steps at which the learning rate drops are constants that do not affect the costs.
     schedule = optimizers.piecewise_schedule(
       config.train.learning_rate, config.train.drop_factor, (1000, 2000)
     )
@@ -293,26 +293,26 @@ class Planner:
     self.augmentation = augment.Augmentation(**config.augment)
 
   def measure(self, name: str, people: int) -> tuple[compiled.Program | None, float]:
-    """Costs and peak memory of 'train', 'predict' or 'crops'.
+    """Returns the costs and peak memory of 'train', 'predict' or 'crops'.
 
-    Of a program too large for a TPU no costs, and the memory that it asks for.
+    For a program that is too large for a TPU, the costs are None and the memory is what it needs.
     """
-    log.info('compiling %s for %d people a device', name, people)
+    log.info('compiling %s for %d people per device', name, people)
     counted = None
     if self.devices[0].platform in ('gpu', 'cuda'):
-      here = Planner(self.config, jax.local_devices(backend='cpu')[:1])
-      counted = getattr(here, name)(people)
+      cpu_planner = Planner(self.config, jax.local_devices(backend='cpu')[:1])
+      counted = getattr(cpu_planner, name)(people)
     try:
       program = compiled.measure(getattr(self, name)(people), counted)
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      found = re.search(r'\(([\d.]+)G\) exceeds', str(error))
-      return None, float(found[1]) * 2**30 if found else math.inf
+      match = re.search(r'\(([\d.]+)G\) exceeds', str(error))
+      return None, float(match[1]) * 2**30 if match else math.inf
     return program, program.memory
 
   def train(self, people: int) -> jax.stages.Lowered:
-    """The step of `train.train_and_evaluate`."""
+    """Lowers the training step of `train.train_and_evaluate`."""
     config = self.config
     step = train.make_train_step(
       self.model,
@@ -328,15 +328,15 @@ class Planner:
     return step.lower(self.state(), self.batch(people, self.canvas))
 
   def predict(self, people: int) -> jax.stages.Lowered:
-    """The step of evaluation."""
+    """Lowers the prediction step of evaluation."""
     step = predict.make_predict_people(self.config, self.skeleton)
     step = jax.jit(step, out_shardings=self.split)
     return step.lower(self.state().variables, self.batch(people, self.config.eval.canvas))
 
   def crops(self, people: int) -> jax.stages.Lowered:
-    """What the training step does before the network: crops, augmentation, target heatmaps."""
+    """Lowers the training step's part before the network: crops, augmentation, target heatmaps."""
     config = self.config
-    examples = train.make_examples(
+    make_examples = train.make_examples(
       predict.codec_of(config),
       self.augmentation,
       self.skeleton,
@@ -345,18 +345,19 @@ class Planner:
     )
 
     def crops(step, batch):
-      made = examples(step, batch)
-      return made.inputs.astype(config.model.dtype), made.target, made.weights
+      examples = make_examples(step, batch)
+      return examples.inputs.astype(config.model.dtype), examples.target, examples.weights
 
     step = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
     return jax.jit(crops).lower(step, self.batch(people, self.canvas))
 
   def fixed_bytes(self, name: str) -> int:
-    """Of what does not depend on the people: the state, of which predicting has the variables."""
+    """Bytes that do not depend on the batch size: the training state or the variables alone."""
     state = self.state() if name == 'train' else self.state().variables
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
   def state(self) -> train_state.TrainState:
+    """Returns the training state as shapes with shardings."""
     create = functools.partial(train_state.create, self.model, self.optimizer)
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere),
@@ -364,6 +365,7 @@ class Planner:
     )
 
   def batch(self, people: int, canvas: int) -> batching.PersonBatch:
+    """Returns a batch with `people` per device as shapes with shardings."""
     n, k = people * len(self.devices), self.skeleton.num_keypoints
     shapes = batching.PersonBatch(
       (n, canvas, canvas, 3), (n, 2), (n, 2), (n, 2), (n, 2), (n, k, 2), (n, k)

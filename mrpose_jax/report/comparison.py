@@ -1,4 +1,4 @@
-"""Evaluated runs beside the paper's tables I and III, and what may be compared with what."""
+"""Compares evaluated runs with the paper's tables I and III where they are comparable."""
 
 import dataclasses
 import logging
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-  """An evaluated checkpoint: where it is, what it is, and how good.
+  """An evaluated checkpoint: its location, configuration and metrics.
 
   Attributes:
-    detected_boxes: the people's boxes came from a detection file, not from the annotations.
-    metrics: in per cent; None where nothing was there to be measured.
-    score: what checkpoints are chosen by, the primary metric in its own unit; -inf for NaN.
+    detected_boxes: whether the bounding boxes came from a detection file instead of annotations.
+    metrics: metrics in per cent; None where a metric is undefined.
+    score: primary metric in its own unit, by which checkpoints are chosen; -inf for NaN.
   """
 
   workdir: pathlib.Path
@@ -41,7 +41,7 @@ class Run:
 
   @property
   def narrowed(self) -> str:
-    """', width 32' and the like, nothing for the paper's width."""
+    """', width 32' or another width; empty for the paper's width."""
     return '' if self.width == paper_tables.WIDTH else f', width {self.width}'
 
   @property
@@ -54,18 +54,18 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
   """Writes report.html, report.md and their pictures.
 
   Args:
-    workdirs: of evaluated runs, or their checkpoints' own folders; of several, what is no such run
-      is left out with a warning, so that runs/* is a way to name them.
-    output: folder, made if it is not there.
-    data_dir: folder of prepared data; None takes that of each run's configuration.
-    num_images: images of figure 6 and people of figure 7.
+    workdirs: folders of evaluated runs or of single checkpoints. If there are several, folders
+      that hold no evaluated run are left out with a warning, so that runs/* can be given.
+    output: folder to write to; it is created if missing.
+    data_dir: folder of prepared data; None uses the one in each run's configuration.
+    num_images: number of images in figure 6 and of people in figure 7.
 
   Returns:
-    The HTML page.
+    Path of the HTML page.
 
   Raises:
-    CheckpointError: no workdir is left, or one is not there.
-    ConfigError: matplotlib is missing, or the folder cannot be made.
+    CheckpointError: a workdir does not exist, or none holds an evaluated run.
+    ConfigError: matplotlib is missing, or the output folder cannot be created.
   """
   paper_figures.check_matplotlib()
   groups = {}
@@ -76,7 +76,7 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.ConfigError(f'--output={output}: cannot be made ({error.strerror})') from error
-  # The paper's data sets first.
+  # The paper's data sets come first.
   order = sorted(groups, key=lambda key: (key[0] not in paper_tables.VALIDATION, key))
   sections = [make_section(groups[key], output, data_dir, num_images) for key in order]
   file = output / 'report.html'
@@ -86,10 +86,10 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
 
 
 def read_runs(paths) -> list[Run]:
-  """The evaluated runs among some paths.
+  """Reads the evaluated runs among `paths`; the others are left out with a warning.
 
   Raises:
-    CheckpointError: a path is not there, or none holds an evaluated run.
+    CheckpointError: a path does not exist, or none holds an evaluated run.
   """
   runs, problems = [], []
   for path in paths:
@@ -107,14 +107,14 @@ def read_runs(paths) -> list[Run]:
 
 
 def read_run(path) -> Run:
-  """The best evaluated step of a workdir, or that of one checkpoint's own folder.
+  """Reads the best evaluated step of a workdir, or the step of one checkpoint's folder.
 
   Raises:
-    CheckpointError: with one line that says what is missing or damaged.
+    CheckpointError: something is missing or damaged; the message says what, in one line.
   """
   workdir, step = checkpoint.locate(pathlib.Path(path).expanduser())
   if not (workdir / 'config.json').is_file():
-    raise errors.CheckpointError(f'{path}: no config.json here; name the workdir of a run')
+    raise errors.CheckpointError(f'{path}: no config.json here; give the workdir of a run')
   config = checkpoint.read_json(workdir / 'config.json')
   evaluated = {}
   for file in workdir.glob('eval/*/metrics.json'):
@@ -152,17 +152,17 @@ def read_run(path) -> Run:
 
 
 def _score(metrics):
-  """As checkpoints are chosen: what is not finite is the worst."""
+  """Primary metric as used to choose checkpoints; -inf if it is not finite."""
   score = evaluate.primary(metrics)
   return score if math.isfinite(score) else -math.inf
 
 
 def _read_metrics(file):
   metrics = checkpoint.read_json(file)
-  numbers = isinstance(metrics, dict) and all(
+  are_numbers = isinstance(metrics, dict) and all(
     isinstance(value, int | float) for value in metrics.values()
   )
-  if not numbers or (metrics and not any(name in metrics for name in evaluate.PRIMARY)):
+  if not are_numbers or (metrics and not any(name in metrics for name in evaluate.PRIMARY)):
     raise errors.CheckpointError(
       f'{file}: not the metrics of a run; evaluate it again with --mode=eval'
     )
@@ -170,11 +170,11 @@ def _read_metrics(file):
 
 
 def paper_row(run: Run) -> tuple[str, dict[str, float], bool]:
-  """The paper's row to set beside a run: its name, {metric: per cent}, and whether they compare.
+  """Returns the paper's row for a run: name, {metric: per cent}, and whether it is comparable.
 
-  They do where data set, input size, width, network and depth are the paper's. Elsewhere it is the
-  row of the same network and the nearest depth, on COCO val2017 for data that the paper does not
-  have. Without a metric in common the row is empty.
+  It is comparable if data set, input size, width, network and depth equal the paper's. Otherwise it
+  is the row of the same network at the nearest depth, from COCO val2017 if the paper does not use
+  the run's data set. The row is empty if run and paper have no metric in common.
   """
   table = paper_tables.VALIDATION.get(run.data, paper_tables.COCO_VAL)
   depths = [depth for network, depth in table.rows if network == run.network]
@@ -182,82 +182,87 @@ def paper_row(run: Run) -> tuple[str, dict[str, float], bool]:
   metrics = table.metrics(run.network, depth)
   if not metrics.keys() & run.metrics.keys():
     return '', {}, False
-  same = (run.data in paper_tables.VALIDATION, run.image_size, run.width, run.depth)
-  if same == (True, table.image_size, paper_tables.WIDTH, depth):
+  setting = (run.data in paper_tables.VALIDATION, run.image_size, run.width, run.depth)
+  if setting == (True, table.image_size, paper_tables.WIDTH, depth):
     return f'paper, {table.name}', metrics, True
   return f'paper, {table.data}, R{depth}', metrics, False
 
 
 def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
-  """Header and rows: each run, the paper's row, and the difference of the numbers as printed."""
+  """Returns header and rows: for each run its metrics, the paper's, and their difference.
+
+  Differences are computed from the rounded numbers that the table shows.
+  """
   metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
   header = ['Run', 'Network', 'Depth', 'Step', 'Result', *metrics]
   rows = []
   for run in runs:
     ours = {name: round(value, 1) for name, value in run.metrics.items() if value is not None}
-    about = [run.workdir.name, run.network + run.narrowed, str(run.depth), str(run.step)]
+    run_cells = [run.workdir.name, run.network + run.narrowed, str(run.depth), str(run.step)]
+    empty_cells = [''] * len(run_cells)
     name = 'ours, detected boxes' if run.detected_boxes else 'ours'
-    rows.append(page.Row('ours', [*about, name, *_cells(metrics, ours)]))
+    rows.append(page.Row('ours', [*run_cells, name, *_cells(metrics, ours)]))
     name, paper, comparable = paper_row(run)
     if name:
-      rows.append(page.Row('paper', [*[''] * len(about), name, *_cells(metrics, paper)]))
+      rows.append(page.Row('paper', [*empty_cells, name, *_cells(metrics, paper)]))
     if comparable:
       difference = {
         name: ours[name] - paper[name] for name in metrics if name in ours.keys() & paper
       }
       cells = _cells(metrics, difference, '+.1f')
-      rows.append(page.Row('difference', [*[''] * len(about), 'difference', *cells]))
+      rows.append(page.Row('difference', [*empty_cells, 'difference', *cells]))
   return header, rows
 
 
 def _paper_order(run):
-  """Depth by depth, and there the networks as the paper lists them."""
+  """Sort key: by depth, then by network in the paper's order."""
   networks = [network for network, _ in paper_tables.MPII.rows]
   return run.depth, networks.index(run.network), -run.width, run.workdir.name
 
 
 def _cells(columns, values, form='.1f'):
-  # Rounded first, and zero added: 0.04 - 0.05 is +0.0, not -0.0.
+  # Rounding and adding zero turns -0.0 into +0.0, for example for 0.04 - 0.05.
   return [f'{round(values[c], 1) + 0.0:{form}}' if c in values else '-' for c in columns]
 
 
 def make_section(runs: list[Run], output: pathlib.Path, data_dir, num_images: int) -> page.Section:
-  """Table, notes and figures of the runs on one data set at one input size."""
+  """Creates the table, notes and figures of the runs on one data set at one input size."""
   first = runs[0]
   header, rows = make_table(runs)
   size = f'{first.image_size[0]}x{first.image_size[1]}'
   figures, left_out = run_figures.draw(runs, output, paper_figures.file_suffix(first))
-  more = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
-  figures, left_out = more[0] + figures, more[1] + left_out
+  paper = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
+  figures, left_out = paper[0] + figures, paper[1] + left_out
   return page.Section(f'{first.data}, {size}', header, rows, _notes(runs) + left_out, figures)
 
 
 def _notes(runs):
-  found = [(run, *paper_row(run)) for run in runs]
+  paper_rows = [(run, *paper_row(run)) for run in runs]
   notes = ['All numbers are in per cent.']
-  if any(comparable for *_, comparable in found):
+  if any(comparable for *_, comparable in paper_rows):
     table = paper_tables.VALIDATION[runs[0].data]
     notes.append(
-      f"The data set called {runs[0].data} is taken to be the paper's ({table.data}); differences "
-      'are of the numbers as printed here.'
+      f"The data set called {runs[0].data} is assumed to be the paper's ({table.data}). "
+      'Differences are computed from the rounded numbers in the table.'
     )
-  if any(c and run.data == 'coco' and not run.detected_boxes for run, *_, c in found):
+  if any(c and run.data == 'coco' and not run.detected_boxes for run, *_, c in paper_rows):
     notes.append(
-      "The paper's COCO numbers are for the boxes of a detector (person AP 56.4). Annotated boxes "
-      'are easier, so those rows flatter us: evaluate with --config.eval.detections=FILE.'
+      "The paper's COCO numbers use the bounding boxes of a detector (person AP 56.4). Annotated "
+      'bounding boxes are easier, so rows with them look better than they are: evaluate with '
+      '--config.eval.detections=FILE.'
     )
-  apart = sorted({name for _, name, _, comparable in found if name and not comparable})
-  if apart:
+  not_comparable = sorted({name for _, name, _, c in paper_rows if name and not c})
+  if not_comparable:
     notes.append(
-      f'Rows {", ".join(repr(name) for name in apart)} were measured on other data, or with '
-      'another input size, width or depth: they stand here for orientation, cannot be compared '
-      'with the runs, and so there is no difference.'
+      f'Rows {", ".join(repr(name) for name in not_comparable)} were measured on other data, or '
+      'with another input size, width or depth. They are given for orientation only and cannot be '
+      'compared with the runs, so no difference is shown.'
     )
   return notes
 
 
 def _paper_lines(runs):
-  """{network: {depth: the metric of figure 5}} of the paper, where it has the runs' data set."""
+  """The paper's values for figure 5, {network: {depth: per cent}}; empty for other data sets."""
   table = paper_tables.VALIDATION.get(runs[0].data)
   metric = paper_figures.primary_name(runs)
   if table is None or table.image_size != runs[0].image_size or metric not in table.columns:

@@ -1,4 +1,4 @@
-"""A report of tables, notes and figures as Markdown and as one page of HTML."""
+"""Formats a report of tables, notes and figures as Markdown and as a single HTML page."""
 
 import base64
 import html
@@ -15,21 +15,21 @@ SOURCE = (
 
 
 class Figure(NamedTuple):
-  """A PNG or JPEG file in the report's folder, and what is to be seen there."""
+  """A PNG or JPEG file in the report's folder, with its caption."""
 
   file: str
   caption: str
 
 
 class Row(NamedTuple):
-  """A line of a table; `kind` is 'ours', 'paper' or 'difference'."""
+  """A row of a table; `kind` is 'ours', 'paper' or 'difference'."""
 
   kind: str
   cells: list[str]
 
 
 class Section(NamedTuple):
-  """What the report says of the runs on one data set at one input size."""
+  """The report's section about the runs on one data set at one input size."""
 
   title: str
   header: list[str]
@@ -39,7 +39,7 @@ class Section(NamedTuple):
 
 
 def to_markdown(sections: list[Section]) -> str:
-  """The report with its pictures as links to the files beside it."""
+  """Returns the report as Markdown, with links to the picture files."""
   parts = [f'# {TITLE}', f'The paper: {SOURCE}']
   for section in sections:
     parts += [
@@ -73,7 +73,7 @@ figure img { max-width: min(100%, 60rem); border-radius: 4px; }
 
 
 def to_html(sections: list[Section], folder: pathlib.Path) -> str:
-  """One page that needs no other file: the pictures in `folder` are written into it."""
+  """Returns the report as one HTML page that contains the pictures from `folder`."""
   body = [f'<h1>{html.escape(TITLE)}</h1>', f'<p>The paper: {html.escape(SOURCE)}</p>']
   for section in sections:
     body += [f'<h2>{html.escape(section.title)}</h2>', '<div class="table"><table>']

@@ -1,4 +1,4 @@
-"""Figures 5 (metric over depth), 6 (networks side by side), 7 (heatmaps) of the paper, of runs."""
+"""Draws the paper's figures 5 (metric over depth), 6 (predictions) and 7 (heatmaps) for runs."""
 
 import importlib.util
 import logging
@@ -18,10 +18,10 @@ from mrpose_jax.report import page
 
 log = logging.getLogger(__name__)
 
-# What the primary metrics are called on an axis.
+# Axis label of each primary metric.
 AXIS = {'AP': 'AP', 'Mean': 'PCKh@0.5', 'PCK@0.2': 'PCK@0.2'}
 
-# Okabe and Ito's palette: told apart with any of the common colour vision deficiencies.
+# Okabe and Ito's palette, which is distinguishable with all common colour vision deficiencies.
 COLORS = {
   'simple_baseline': '#555555',
   'mrheatnet1': '#56b4e9',
@@ -29,12 +29,12 @@ COLORS = {
   'mrfeanet1': '#e69f00',
   'mrfeanet2': '#d55e00',
 }
-_MARKERS = 'osD^v'  # of our widths
-_CELL_WIDTH = 320  # pixels of a picture in figure 6
+_MARKERS = 'osD^v'  # one for each width of our networks
+_CELL_WIDTH = 320  # width of a picture in figure 6, in pixels
 
 
 def check_matplotlib():
-  """Raises ConfigError where the plots cannot be drawn."""
+  """Raises ConfigError if matplotlib is not installed."""
   if importlib.util.find_spec('matplotlib') is None:
     raise errors.ConfigError("matplotlib is missing: pip install 'mrpose_jax[report]'")
 
@@ -42,17 +42,17 @@ def check_matplotlib():
 def draw(
   runs, paper: dict[str, dict[int, float]], output: pathlib.Path, data_dir, num_images: int
 ) -> tuple[list[page.Figure], list[str]]:
-  """Figures 5, 6 and 7 of the runs on one data set at one input size.
+  """Draws figures 5, 6 and 7 for the runs on one data set at one input size.
 
   Args:
-    runs: of `paper_report.read_run`.
+    runs: the runs, see `comparison.read_run`.
     paper: {network: {depth: per cent}} for figure 5.
     output: folder for the files.
-    data_dir: folder of prepared data; None takes that of the first run's configuration.
-    num_images: images of figure 6 and people of figure 7.
+    data_dir: folder of prepared data; None uses the one in the first run's configuration.
+    num_images: number of images in figure 6 and of people in figure 7.
 
   Returns:
-    The figures, and a sentence for each that could not be drawn.
+    The figures, and one sentence for each figure that could not be drawn.
   """
   first = runs[0]
   where = f'{file_suffix(first)}.png'
@@ -66,7 +66,7 @@ def draw(
     examples = read_examples(dataset, num_images)
   except errors.DataError as error:
     return figures, [*left_out, f'Figures 6 and 7 are left out: {error}.']
-  columns = []
+  shown, columns = [], []
   for run in runs:
     log.info('figure 6: %s, step %d', run.workdir, run.step)
     try:
@@ -74,39 +74,39 @@ def draw(
     except errors.CheckpointError as error:
       left_out.append(f'Figures 6 and 7 are without {run.label}: {error}.')
       continue
-    drawn = [
+    column = [
       visualize.draw_people(image, predictor(image, boxes), predictor.skeleton)
       for image, boxes in examples
     ]
-    columns.append((run, drawn))
-  if not columns:
+    shown.append(run)
+    columns.append(column)
+  if not shown:
     return figures, left_out
 
-  shown = [run for run, _ in columns]
   captions = [run.label for run in shown]
   if len(set(captions)) < len(captions):
     captions = [run.workdir.name for run in shown]
-  sheet = side_by_side([drawn for _, drawn in columns], captions)
+  sheet = side_by_side(columns, captions)
   Image.fromarray(sheet).save(output / f'figure6_{where}')
   names = ', '.join(f'{run.label} ({run.workdir.name})' for run in shown)
   caption = (
-    f'Figure 6: predictions on the first {len(examples)} validation images, a column a network: '
-    f"{names}. Blue is the person's left, orange the right."
+    f'Figure 6: predictions on the first {len(examples)} validation images, one column per '
+    f"network: {names}. Blue is the person's left side, orange the right."
   )
   figures.append(page.Figure(f'figure6_{where}', caption))
 
   best = max(shown, key=lambda run: run.score)
   Image.fromarray(draw_heatmaps(_load(best), examples)).save(output / f'figure7_{where}')
   caption = (
-    f'Figure 7: {best.label} ({best.workdir.name}), the best of these networks: what it predicts '
-    'for the largest person of each image, and the heatmap and peak of every keypoint.'
+    f'Figure 7: {best.label} ({best.workdir.name}), the best of these networks: its prediction for '
+    'the largest person of each image, and the heatmap and peak of every keypoint.'
   )
   figures.append(page.Figure(f'figure7_{where}', caption))
   return figures, left_out
 
 
 def file_suffix(run) -> str:
-  """What the files of a section are called by, such as coco_256x192."""
+  """Suffix of the names of a section's files, such as coco_256x192."""
   return f'{run.data}_{run.image_size[0]}x{run.image_size[1]}'
 
 
@@ -115,14 +115,15 @@ def _load(run):
 
 
 def primary_name(runs) -> str:
-  """The metric that the runs are compared by, such as AP."""
+  """Name of the metric by which the runs are compared, such as AP."""
   return next(name for name in evaluate.PRIMARY if any(name in run.metrics for run in runs))
 
 
 def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) -> page.Figure:
-  """Figure 5: the primary metric over depth, a line a network; of equal runs the best counts.
+  """Draws figure 5: the primary metric over depth, with one line per network.
 
-  Runs are solid lines with filled dots, the paper dashed lines with hollow ones.
+  Runs are solid lines with filled markers, the paper's networks dashed lines with hollow ones.
+  Several runs of the same network and depth are shown by the best.
   """
   # Without pyplot there is no backend to choose and no figure to close.
   from matplotlib import figure
@@ -140,7 +141,7 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
   axes = plot.add_subplot()
 
   def line(points, network, **style):
-    # Side by side, as several networks often have the same number.
+    # Shifted horizontally, as several networks often have the same value.
     dodge = 0.05 * (list(COLORS).index(network) - 2)
     xs = [depths.index(depth) + dodge for depth in sorted(points)]
     ys = [points[depth] for depth in sorted(points)]
@@ -169,34 +170,34 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     keys.append(lines.Line2D([], [], color='#222222', label='paper', **hollow))
   axes.legend(handles=keys, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
   plot.savefig(file)
-  caption = f'Figure 5: {AXIS[metric]} over the depth of the encoder, a line a network'
+  caption = f'Figure 5: {AXIS[metric]} over the depth of the encoder, one line per network'
   return page.Figure(
-    file.name, f'{caption}; solid ours, dashed the paper.' if paper else f'{caption}.'
+    file.name, f'{caption}; ours are solid, the paper dashed.' if paper else f'{caption}.'
   )
 
 
 def show_per_cent(axes, metric: str):
-  """Names the y axis, which ends at 0 and 100 but for half a dot."""
+  """Labels the y axis and limits it to 0..100, plus a margin of half a marker."""
   axes.set_ylabel(f'{AXIS[metric]} (%)')
   low, high = axes.get_ylim()
-  room = 0.03 * (high - low)
-  axes.set_ylim(max(low, -room), min(high, 100 + room))
+  margin = 0.03 * (high - low)
+  axes.set_ylim(max(low, -margin), min(high, 100 + margin))
 
 
 def read_examples(dataset: loader.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-  """The first validation images that show people: uint8 [H, W, 3] and boxes [N, 4] each."""
-  found = []
+  """Reads the first `count` validation images with people: (uint8 [H, W, 3], boxes [N, 4])."""
+  examples = []
   for record in dataset.source('validation'):
     boxes = np.asarray(record['people']['box'], np.float32).reshape(-1, 4)
     if len(boxes):
-      found.append((image_files.decode(record['image'], f'image {record["image_id"]}'), boxes))
-    if len(found) == count:
+      examples.append((image_files.decode(record['image'], f'image {record["image_id"]}'), boxes))
+    if len(examples) == count:
       break
-  return found
+  return examples
 
 
 def side_by_side(columns: list[list[np.ndarray]], captions: list[str]) -> np.ndarray:
-  """Figure 6: a row an image, a column a run; columns: each run's pictures of the same images."""
+  """Draws figure 6 from each run's pictures of the same images: one row per image."""
   rows = list(zip(*columns))
   tallest = max(picture.shape[0] / picture.shape[1] for picture in columns[0])
   cell = (round(_CELL_WIDTH * min(tallest, 4 / 3)), _CELL_WIDTH)
@@ -205,7 +206,7 @@ def side_by_side(columns: list[list[np.ndarray]], captions: list[str]) -> np.nda
 
 
 def draw_heatmaps(predictor: predictors.Predictor, examples) -> np.ndarray:
-  """Figure 7: the largest person of each image as the network sees them, and their heatmaps."""
+  """Draws figure 7: the network's crop of the largest person of each image, and the heatmaps."""
   codec = predict.codec_of(predictor.config)
   to_crop = codec.image_size[1] / codec.heatmap_size[1]
   cells = []
@@ -215,7 +216,7 @@ def draw_heatmaps(predictor: predictors.Predictor, examples) -> np.ndarray:
     points, scores = map(np.asarray, codec.decode(heatmaps[None]))
     people = np.concatenate([points * to_crop, scores[..., None]], -1)  # [1, K, 3]
     grid = visualize.heatmap_grid(crop, heatmaps, predictor.skeleton)
-    # Enlarged before drawing, so that its lines are as fine as the grid is.
+    # The crop is enlarged before drawing, so that the skeleton's lines are as fine as the grid's.
     zoom = grid.shape[0] / crop.shape[0]
     size = (round(crop.shape[1] * zoom), grid.shape[0])
     large = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))

@@ -1,19 +1,19 @@
-"""The numbers that the paper printed, in per cent."""
+"""The paper's published results, in per cent."""
 
 from typing import NamedTuple
 
-WIDTH = 64  # channels of the stem in all of the paper's networks
+WIDTH = 64  # number of channels in the stem of all the paper's networks
 
 
 class PaperTable(NamedTuple):
   """One table of the paper.
 
   Attributes:
-    data: name of the data set as the paper writes it.
+    data: name of the data set in the paper.
     name: number of the table in the paper.
     image_size: (height, width) of the network's input.
     columns: names of the metrics.
-    rows: (network, depth) -> one number for each column.
+    rows: {(network, depth): one number per column}.
   """
 
   data: str
@@ -23,13 +23,13 @@ class PaperTable(NamedTuple):
   rows: dict[tuple[str, int], tuple[float, ...]]
 
   def metrics(self, network: str, depth: int) -> dict[str, float]:
-    """{metric: per cent} of one row."""
+    """Returns one row as {metric: per cent}."""
     return dict(zip(self.columns, self.rows[network, depth]))
 
 
 _COCO_COLUMNS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL')
 
-# Boxes of a detector with person AP 56.4.
+# The bounding boxes come from a detector with person AP 56.4.
 COCO_VAL = PaperTable(
   'COCO val2017',
   'table I',
@@ -48,7 +48,8 @@ COCO_VAL = PaperTable(
   },
 )
 
-# Boxes of a detector with person AP 60.9. COCO's server alone can score this split.
+# The bounding boxes come from a detector with person AP 60.9. Only COCO's server can score this
+# split.
 COCO_TEST_DEV = PaperTable(
   'COCO test-dev2017',
   'table II',
@@ -67,7 +68,7 @@ COCO_TEST_DEV = PaperTable(
   },
 )
 
-# PCKh@0.5.
+# The metric is PCKh@0.5.
 MPII = PaperTable(
   'MPII',
   'table III',
@@ -92,5 +93,5 @@ MPII = PaperTable(
   },
 )
 
-# Name of a prepared data set -> the paper's table of its validation split.
+# The paper's table for the validation split of each prepared data set.
 VALIDATION = {'coco': COCO_VAL, 'mpii': MPII}

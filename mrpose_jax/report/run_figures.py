@@ -1,4 +1,4 @@
-"""Figures of runs that the paper has not: training curves, and where a network errs."""
+"""Draws figures that are not in the paper: training curves, and the errors of a network."""
 
 import math
 import pathlib
@@ -12,21 +12,21 @@ from mrpose_jax.report import paper_figures
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import metric_writer
 
-_STYLES = ('-', '--', ':', '-.')  # of runs of one network
+_STYLES = ('-', '--', ':', '-.')  # line styles of several runs of one network
 _GRID = {'color': '#dddddd', 'linewidth': 0.8}
 _OWN, _OTHER, _ELSEWHERE = '#0072b2', '#d55e00', '#bbbbbb'
 
 
 def draw(runs, output: pathlib.Path, where: str) -> tuple[list[page.Figure], list[str]]:
-  """Curves, errors by keypoint, left and right, the best and worst people.
+  """Draws curves, errors by keypoint, left-right confusion, and the best and worst people.
 
   Args:
-    runs: of `paper_report.read_run`, on one data set at one input size.
+    runs: runs on one data set at one input size, see `comparison.read_run`.
     output: folder for the files.
-    where: what their names end in, before the suffix.
+    where: end of the files' names, before the extension.
 
   Returns:
-    The figures, and a sentence for each that could not be drawn.
+    The figures, and one sentence for each figure that could not be drawn.
   """
   figures, left_out = [], []
   metric = paper_figures.primary_name(runs)
@@ -36,35 +36,36 @@ def draw(runs, output: pathlib.Path, where: str) -> tuple[list[page.Figure], lis
     figures.append(draw_curves(curves, metric, output / f'curves_{where}.png'))
   else:
     left_out.append('Training curves are left out: no run has a metrics.jsonl with a loss.')
-  found = {run: _read_errors(run) for run in runs}
-  without = [run.workdir.name for run, content in found.items() if content is None]
+  run_errors = {run: _read_errors(run) for run in runs}
+  without = [run.workdir.name for run, content in run_errors.items() if content is None]
   if without:
     left_out.append(
       f'Errors by keypoint are without {", ".join(without)}: no errors.json; evaluate again with '
       '--mode=eval.'
     )
-  found = {run: content for run, content in found.items() if content is not None}
-  if not found:
+  run_errors = {run: content for run, content in run_errors.items() if content is not None}
+  if not run_errors:
     return figures, left_out
-  figures.append(draw_keypoints(found, output / f'keypoints_{where}.png'))
-  best = max(found, key=lambda run: run.score)
+  figures.append(draw_keypoints(run_errors, output / f'keypoints_{where}.png'))
+  best = max(run_errors, key=lambda run: run.score)
   name = f'{best.label} ({best.workdir.name})'
-  if any(sum(map(sum, counts)) for counts in found[best]['pairs'].values()):
-    figures.append(draw_sides(found[best]['pairs'], name, output / f'sides_{where}.png'))
+  pairs = run_errors[best]['pairs']
+  if any(sum(map(sum, counts)) for counts in pairs.values()):
+    figures.append(draw_sides(pairs, name, output / f'sides_{where}.png'))
   for kind in ('worst', 'best'):
     picture = best.workdir / 'eval' / str(best.step) / 'pictures' / f'{kind}.jpg'
     if picture.exists():
       (output / f'{kind}_{where}.jpg').write_bytes(picture.read_bytes())
       caption = (
         f'The people whom {name} predicts {kind}, by the mean distance of their keypoints. White '
-        'lines lead to where the annotation is.'
+        'lines lead to the annotated positions.'
       )
       figures.append(page.Figure(f'{kind}_{where}.jpg', caption))
   return figures, left_out
 
 
 def read_curves(file: pathlib.Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
-  """[N, 2] step and loss, [M, 2] step and the metric in per cent; finite numbers only."""
+  """Reads [N, 2] step and loss, and [M, 2] step and metric in per cent; only finite numbers."""
   lines = metric_writer.read(file, math.inf)
   loss = [(line['step'], line['loss']) for line in lines if math.isfinite(line.get('loss', np.nan))]
   scores = [(line['step'], line.get(f'eval/{metric}')) for line in lines]
@@ -74,12 +75,12 @@ def read_curves(file: pathlib.Path, metric: str) -> tuple[np.ndarray, np.ndarray
 
 
 def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
-  """The loss and the primary metric over the steps, a line a run.
+  """Draws the loss and the primary metric over the steps, with one line per run.
 
   Args:
-    curves: {run: what `read_curves` returned}.
-    metric: that the right side shows.
-    file: to write.
+    curves: {run: result of `read_curves`}.
+    metric: name of the metric in the right plot.
+    file: file to write.
   """
   plot, axes = _subplots(1, 2, (11, 4))
   names = labels(curves)
@@ -99,61 +100,62 @@ def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
   )
 
 
-def draw_keypoints(found, file: pathlib.Path) -> page.Figure:
-  """Median and quartiles of the distance between predicted and annotated, keypoint by keypoint.
+def draw_keypoints(run_errors, file: pathlib.Path) -> page.Figure:
+  """Draws median and quartiles of the distance between prediction and annotation by keypoint.
 
   Args:
-    found: {run: what errors.json holds}.
-    file: to write.
+    run_errors: {run: content of errors.json}.
+    file: file to write.
   """
-  keypoints = list(dict.fromkeys(name for one in found.values() for name in one['keypoints']))
+  contents = run_errors.values()
+  keypoints = list(dict.fromkeys(name for content in contents for name in content['keypoints']))
   plot, axes = _subplots(1, 1, (11, 4.2))
-  names = labels(found)
-  for i, (run, content) in enumerate(found.items()):
-    place = 0.7 * ((i + 0.5) / len(found) - 0.5)
+  names = labels(run_errors)
+  for i, (run, content) in enumerate(run_errors.items()):
+    shift = 0.7 * ((i + 0.5) / len(run_errors) - 0.5)
     rows = [
-      (keypoints.index(name) + place, *np.array(values['quartiles']) * 100)
+      (keypoints.index(name) + shift, *np.array(values['quartiles']) * 100)
       for name, values in content['keypoints'].items()
       if values['quartiles']
     ]
     x, low, middle, high = np.array(rows, float).reshape(-1, 4).T
     color = paper_figures.COLORS[run.network]
-    width = 0.6 / len(found)
-    axes.bar(x, middle, width, color=color, label=names[run], hatch=_hatch(run, found))
-    reach = np.stack([middle - low, high - middle])
-    axes.errorbar(x, middle, reach, fmt='none', ecolor='#222222', elinewidth=1, capsize=2)
+    width = 0.6 / len(run_errors)
+    axes.bar(x, middle, width, color=color, label=names[run], hatch=_hatch(run, run_errors))
+    error_bars = np.stack([middle - low, high - middle])
+    axes.errorbar(x, middle, error_bars, fmt='none', ecolor='#222222', elinewidth=1, capsize=2)
   ticks = [name.replace('_', ' ') for name in keypoints]
   axes.set_xticks(range(len(ticks)), ticks, rotation=40, ha='right')
   axes.set_ylabel("distance (% of the person's size)")
   axes.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
   plot.savefig(file)
-  people = max(content['people'] for content in found.values())
-  missed = ', '.join(f'{names[run]} {content["missed"]}' for run, content in found.items())
+  people = max(content['people'] for content in contents)
+  missed = ', '.join(f'{names[run]} {content["missed"]}' for run, content in run_errors.items())
   return page.Figure(
     file.name,
-    'Errors by keypoint: median distance between predicted and annotated, with the quartiles, as a '
-    f'fraction of the square root of the area of the box, over {people} people. People without any '
-    f'prediction are left out: {missed}.',
+    'Errors by keypoint: median and quartiles of the distance between prediction and annotation, '
+    f'in per cent of the square root of the bounding box area, over {people} people. People '
+    f'without any prediction are left out: {missed}.',
   )
 
 
 def draw_sides(pairs, name: str, file: pathlib.Path) -> page.Figure:
-  """How often left is taken for right: all pairs together, and pair by pair.
+  """Draws how often left and right are confused, over all keypoint pairs and for each pair.
 
   Args:
-    pairs: of errors.json.
-    name: of the run.
-    file: to write.
+    pairs: {pair: counts} from errors.json.
+    name: label of the run.
+    file: file to write.
   """
   plot, (left, right) = _subplots(1, 2, (11, 0.7 + max(2.6, 0.36 * len(pairs))))
   total = np.sum(list(pairs.values()), axis=0)  # [left or right, own or other or elsewhere]
-  table = np.stack([total[0], total[1][[1, 0, 2]]])  # columns: at the left one, the right one
+  table = np.stack([total[0], total[1][[1, 0, 2]]])  # columns: at left, at right, elsewhere
   share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
   left.imshow(share, cmap='Blues', vmin=0, vmax=100, aspect='auto')
   for (row, column), value in np.ndenumerate(share):
     text = f'{value:.1f} %\n({table[row, column]})'
     left.text(column, row, text, ha='center', va='center', color='w' if value > 55 else 'k')
-  left.set_xticks(range(3), ['at the left one', 'at the right one', 'elsewhere'])
+  left.set_xticks(range(3), ['at the left', 'at the right', 'elsewhere'])
   left.set_yticks(range(2), ['left', 'right'])
   left.set_ylabel('predicted')
   left.grid(False)
@@ -164,8 +166,8 @@ def draw_sides(pairs, name: str, file: pathlib.Path) -> page.Figure:
   for values, (kind, color) in zip(shares.T, kinds):
     right.barh(range(len(pairs)), values, left=start, color=color, label=kind)
     start = start + values
-  labelled = [f'{pair.replace("_", " ")} ({n:.0f})' for pair, n in zip(pairs, counts.sum(1))]
-  right.set_yticks(range(len(pairs)), labelled)
+  pair_labels = [f'{pair.replace("_", " ")} ({n:.0f})' for pair, n in zip(pairs, counts.sum(1))]
+  right.set_yticks(range(len(pairs)), pair_labels)
   right.invert_yaxis()
   right.set_xlim(0, 100)
   right.set_xlabel('predictions (%)')
@@ -173,13 +175,14 @@ def draw_sides(pairs, name: str, file: pathlib.Path) -> page.Figure:
   plot.savefig(file)
   return page.Figure(
     file.name,
-    f'Left and right: where {name} puts the left and the right keypoint of each pair. At a place '
-    "is within a tenth of the person's size; only people count whose two places are farther apart.",
+    f'Left and right: where {name} predicts the left and the right keypoint of each pair. "At" '
+    "means within a tenth of the person's size; people whose two keypoints are closer together are "
+    'not counted.',
   )
 
 
 def labels(runs) -> dict:
-  """What each run is called: by its network, or by its folder where two networks are the same."""
+  """{run: label}: each run's network, or its folder if two runs have the same network."""
   names = {run: run.label for run in runs}
   if len(set(names.values())) < len(names):
     names = {run: run.workdir.name for run in runs}
@@ -187,7 +190,7 @@ def labels(runs) -> dict:
 
 
 def _read_errors(run):
-  """The run's errors.json; None where an older version evaluated it."""
+  """Reads a run's errors.json; returns None for runs that an older version evaluated."""
   file = run.workdir / 'eval' / str(run.step) / 'errors.json'
   if not file.exists():
     return None
@@ -208,21 +211,21 @@ def _subplots(rows, columns, size):
 
   plot = figure.Figure(figsize=size, dpi=140, layout='constrained')
   axes = plot.subplots(rows, columns)
-  for one in np.ravel(axes):
-    one.grid(axis='y', **_GRID)
-    one.set_axisbelow(True)
-    one.spines[['top', 'right']].set_visible(False)
+  for subplot in np.ravel(axes):
+    subplot.grid(axis='y', **_GRID)
+    subplot.set_axisbelow(True)
+    subplot.spines[['top', 'right']].set_visible(False)
   return plot, axes
 
 
-def _same_network(run, runs):
-  """The run's number among those of its network."""
+def _index_in_network(run, runs):
+  """Index of a run among the runs of its network."""
   return [other for other in runs if other.network == run.network].index(run)
 
 
 def _style(run, runs):
-  return {'linestyle': _STYLES[_same_network(run, runs) % len(_STYLES)]}
+  return {'linestyle': _STYLES[_index_in_network(run, runs) % len(_STYLES)]}
 
 
 def _hatch(run, runs):
-  return ('', '///', '...', 'xxx')[_same_network(run, runs) % 4]
+  return ('', '///', '...', 'xxx')[_index_in_network(run, runs) % 4]

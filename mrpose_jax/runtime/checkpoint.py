@@ -1,12 +1,13 @@
-"""All of Orbax: what a checkpoint holds, which ones are kept, and how they come back.
+"""Checkpoints: saving and restoring with Orbax, checking for damage, and removing old ones.
 
 A checkpoint is WORKDIR/checkpoints/STEP with three items: `variables` (the network), `training`
-(step and optimizer) and `meta` (configuration, skeleton, and the data iterator's state: its seed,
-batch size and data set; the step says the rest). Predicting restores the first alone.
+(step and optimizer state) and `meta` (configuration, skeleton, and the data iterator's seed, batch
+size and data set; its position follows from the step). Prediction does not restore `training`.
 
-Orbax takes every folder whose name is a number for a finished checkpoint and restores a flipped
-bit without a word. So each checkpoint carries the SHA-256 of its files, written before Orbax gives
-it its final name, and a checkpoint counts only if they agree. An evaluation adds `score.json`.
+Orbax treats every folder whose name is a number as a finished checkpoint, and restores a flipped
+bit without an error. So each checkpoint contains the SHA-256 digests of its files, written before
+Orbax renames it to its final name, and it counts as intact only if all of them match. An evaluation
+adds `score.json`.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 ITEMS = ('variables', 'training', 'meta')
 DIGESTS, SCORE = 'digests.json', 'score.json'
-# The latest two, so that there is a good one behind a damaged one.
+# Two, so that an intact checkpoint remains if the latest one is damaged.
 KEEP_LATEST = 2
 
 
@@ -38,19 +39,19 @@ class Checkpoints:
   """The checkpoints of one workdir; keeps the latest two and the one with the best score."""
 
   def __init__(self, workdir, create: bool = False):
-    """Opens them.
+    """Opens the checkpoints.
 
     Args:
-      workdir: of a training run.
-      create: to save into; makes the folder where there is none, and removes what a save that was
-        killed has left. On all processes of a run, and by one run at a time.
+      workdir: folder of a training run.
+      create: True to save as well: creates the folder if it is missing, and removes the remains of
+        saves that were killed. All processes of a run pass True, and only one run at a time.
 
     Raises:
-      CheckpointError: no folder, and not asked to create one.
+      CheckpointError: the folder is missing, and `create` is False.
     """
     self.folder = (pathlib.Path(workdir) / 'checkpoints').absolute()
     self._writes = create
-    self._problems = {}  # step -> what is wrong with it, or None
+    self._problems = {}  # step -> description of the damage, or None
     if create and parallel.is_main():
       self.folder.mkdir(parents=True, exist_ok=True)
       for partial in self.folder.glob('*.orbax-checkpoint-tmp*'):
@@ -66,35 +67,36 @@ class Checkpoints:
     self._saving = None
 
   def steps(self) -> list[int]:
-    """All that are there, good or not, in order."""
+    """The steps of all checkpoints, damaged or not, in ascending order."""
     if not self.folder.is_dir():
       return []
     return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
   def latest_step(self) -> int | None:
-    """The newest good checkpoint; warns of newer ones that are damaged. None where there is none.
+    """Returns the step of the newest intact checkpoint, or None if there is none.
 
-    Where checkpoints are saved, damaged ones are moved to WORKDIR/damaged.
+    Logs a warning for each newer, damaged one, and moves it to WORKDIR/damaged if opened with
+    `create`.
     """
-    return parallel.agree(self._first_good(reversed(self.steps())))
+    return parallel.agree(self._first_intact(reversed(self.steps())))
 
   def best_step(self) -> int:
-    """The good checkpoint with the highest score, or the latest where none was scored.
+    """Returns the step of the best intact checkpoint, or of the latest if none has a score.
 
     Raises:
-      CheckpointError: no good checkpoint.
+      CheckpointError: there is no intact checkpoint.
     """
-    step = parallel.agree(self._first_good(self._from_best(self.steps())))
+    step = parallel.agree(self._first_intact(self._best_first(self.steps())))
     step = self.latest_step() if step is None else step
     if step is None:
-      raise errors.CheckpointError(f'{self.folder}: holds no good checkpoint')
+      raise errors.CheckpointError(f'{self.folder}: contains no intact checkpoint')
     return step
 
   def save(self, step: int, state: train_state.TrainState, meta: dict):
-    """Writes in the background; the next save, `set_score`, `wait` and `close` wait for it.
+    """Saves in the background; the next save, `set_score`, `wait` and `close` wait for the end.
 
     Raises:
-      CheckpointError: the save before could not be written.
+      CheckpointError: the previous save could not be written.
     """
     self.wait()
     self._move_aside(step)
@@ -110,7 +112,7 @@ class Checkpoints:
       )
 
   def set_score(self, step: int, score: float):
-    """Says how good a checkpoint is; a score that is not finite is never the best."""
+    """Stores the score of an evaluation; a score that is not finite is never the best."""
     self.wait()
     if parallel.is_main():
       write_json(
@@ -119,7 +121,7 @@ class Checkpoints:
     self._remove_old()
 
   def score(self, step: int) -> float | None:
-    """Of its evaluation; None without one, or where it was not finite or cannot be read."""
+    """The score of the evaluation; None if it is missing, not finite or cannot be read."""
     file = self.folder / str(step) / SCORE
     if not file.exists():
       return None
@@ -127,29 +129,29 @@ class Checkpoints:
       score = read_json(file)['score']
       return score if score is not None and math.isfinite(score) else None
     except (errors.CheckpointError, KeyError, TypeError) as error:
-      log.warning('%s: left out (%s)', file, error)
+      log.warning('%s: ignored (%s)', file, error)
       return None
 
   def evaluated(self, step: int) -> bool:
-    """Whether `set_score` was called for it."""
+    """Whether `set_score` was called for this step."""
     return (self.folder / str(step) / SCORE).exists()
 
   def meta(self, step: int) -> dict:
     return self._restore(step, meta=ocp.args.JsonRestore())['meta']
 
   def restore_variables(self, step: int, target):
-    """Variables like `target`, a tree of ShapeDtypeStruct with shardings.
+    """Restores the variables onto `target`, a tree of ShapeDtypeStruct with shardings.
 
     Raises:
-      CheckpointError: not there, damaged, or of another network.
+      CheckpointError: the checkpoint is missing, damaged, or of another network.
     """
     return self._restore(step, target)['variables']
 
   def restore_state(self, step: int, target: train_state.TrainState) -> train_state.TrainState:
-    """The whole state like `target`, a tree of ShapeDtypeStruct with shardings.
+    """Restores the whole state onto `target`, a tree of ShapeDtypeStruct with shardings.
 
     Raises:
-      CheckpointError: not there, damaged, or of another network.
+      CheckpointError: the checkpoint is missing, damaged, or of another network.
     """
     training = {'step': target.step, 'opt_state': target.opt_state}
     restored = self._restore(step, target.variables, training=ocp.args.StandardRestore(training))
@@ -157,7 +159,7 @@ class Checkpoints:
     return target.replace(**restored['variables'], **restored['training'], diverged=diverged)
 
   def wait(self):
-    """Returns when the last save is on disk; raises CheckpointError if it could not be written."""
+    """Waits until the last save is on disk; raises CheckpointError if it could not be written."""
     if self._saving is not None:
       with self._writing(self._saving):
         self._orbax.wait_until_finished()
@@ -171,13 +173,13 @@ class Checkpoints:
       self._orbax.close()
 
   def problem(self, step: int) -> str | None:
-    """What is wrong with a checkpoint, file by file; None for a good one."""
+    """Describes the damage of a checkpoint; None if it is intact."""
     if step not in self._problems:
       self._problems[step] = _problem(self.folder / str(step))
     return self._problems[step]
 
-  def _first_good(self, steps):
-    """Of process 0, which alone reads the digests."""
+  def _first_intact(self, steps):
+    """The first intact one of `steps` on process 0, which alone reads the digests; else None."""
     if not parallel.is_main():
       return None
     for step in steps:
@@ -197,22 +199,22 @@ class Checkpoints:
       folder.rename(aside)
     self._problems.pop(step, None)
 
-  def _from_best(self, steps):
-    """Those of the steps that have a score, the best first."""
+  def _best_first(self, steps):
+    """The steps that have a score, the best first."""
     scores = {step: self.score(step) for step in steps}
     return sorted((step for step in steps if scores[step] is not None), key=scores.get)[::-1]
 
   def _remove_old(self):
-    """Removes all but the latest and the best."""
+    """Removes all checkpoints but the latest KEEP_LATEST and the best."""
     steps = self.steps()
-    keep = {*steps[-KEEP_LATEST:], *self._from_best(steps)[:1]}
+    keep = {*steps[-KEEP_LATEST:], *self._best_first(steps)[:1]}
     if parallel.is_main():
       for step in set(steps) - keep:
         shutil.rmtree(self.folder / str(step), ignore_errors=True)
 
   @contextlib.contextmanager
   def _writing(self, step):
-    """Turns what goes wrong into a CheckpointError, and removes the part that was written."""
+    """Turns errors of a save into a CheckpointError, and removes the partial checkpoint."""
     try:
       yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -223,11 +225,11 @@ class Checkpoints:
       raise errors.CheckpointError(
         f'{self.folder / str(step)}: cannot be written ({_brief(error)}); '
         f'{f"checkpoint {others[-1]} is kept" if others else "there is no earlier one"}; '
-        'make room, and start again'
+        'free disk space, and start again'
       ) from error
 
   def _seal(self):
-    """Writes the digests; Orbax calls it when all files are there, before the final name."""
+    """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
       for partial in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
         write_json(partial / DIGESTS, _digests(partial))
@@ -251,7 +253,7 @@ class Checkpoints:
 
 
 def locate(path) -> tuple[pathlib.Path, int | None]:
-  """(workdir, step) of a workdir, or of one checkpoint's own folder WORKDIR/checkpoints/STEP."""
+  """Splits WORKDIR/checkpoints/STEP into (workdir, step); any other path is (workdir, None)."""
   path = pathlib.Path(path).absolute()
   if path.parent.name == 'checkpoints' and path.name.isdigit():
     return path.parents[1], int(path.name)
@@ -259,12 +261,12 @@ def locate(path) -> tuple[pathlib.Path, int | None]:
 
 
 def restore_target(tree, sharding):
-  """Arrays or shapes -> ShapeDtypeStructs that place the restored arrays."""
+  """ShapeDtypeStructs with the shapes of `tree` and this sharding, as a target to restore onto."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def write_json(path, content):
-  """Replaces the file in one step."""
+  """Writes a JSON file by renaming, so that it is never seen half-written."""
   path = pathlib.Path(path)
   partial = path.with_name(f'.{path.name}.partial')
   partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
@@ -272,7 +274,7 @@ def write_json(path, content):
 
 
 def read_json(path) -> dict:
-  """Raises CheckpointError for a file that is not there or not JSON."""
+  """Reads a JSON file; raises CheckpointError if it is missing or not JSON."""
   try:
     return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
@@ -280,41 +282,41 @@ def read_json(path) -> dict:
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-  """SHA-256 of every file of the items; Orbax writes its own notes beside them later."""
-  found = {}
+  """SHA-256 of every file of the items; Orbax adds files of its own beside them later."""
+  digests = {}
   for path in sorted(path for item in ITEMS for path in (folder / item).rglob('*')):
     if path.is_file():
       with open(path, 'rb') as file:
-        found[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
-  return found
+        digests[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return digests
 
 
 def _problem(folder: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint; None for a good one."""
+  """Describes the damage of a checkpoint folder; None if it is intact."""
   if not (folder / DIGESTS).exists():
     return f'not a finished checkpoint (no {DIGESTS})'
   try:
     expected = read_json(folder / DIGESTS)
-    found = _digests(folder)
+    digests = _digests(folder)
   except (errors.CheckpointError, OSError) as error:
     return f'damaged ({_brief(error)})'
   for name, digest in expected.items():
-    if name not in found:
+    if name not in digests:
       return f'damaged: {name} is missing'
-    if found[name] != digest:
-      return f'damaged: {name} is not what was written'
+    if digests[name] != digest:
+      return f'damaged: {name} does not match its digest'
   return None
 
 
 def _check_shapes(folder: pathlib.Path, target):
-  """Raises CheckpointError unless the item holds arrays of the target's names and shapes."""
-  there = _shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
-  here = _shapes(target)
-  for name in sorted(there.keys() | here.keys()):
-    if there.get(name) != here.get(name):
+  """Raises CheckpointError unless the stored arrays have the target's names and shapes."""
+  stored = _shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
+  expected = _shapes(target)
+  for name in sorted(stored.keys() | expected.keys()):
+    if stored.get(name) != expected.get(name):
       raise errors.CheckpointError(
-        f'{folder}: of another network: {name} is {there.get(name, "absent")} there and '
-        f'{here.get(name, "absent")} here'
+        f'{folder}: belongs to another network: {name} is {stored.get(name, "absent")} in the '
+        f'checkpoint and {expected.get(name, "absent")} in this network'
       )
 
 
@@ -324,6 +326,6 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
 
 
 def _brief(error) -> str:
-  """The error's first line."""
+  """First line of the error's message, at most 200 characters."""
   text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
   return text.splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""Scalars to metrics.jsonl, TensorBoard, and Weights & Biases if asked for."""
+"""Writes scalars to metrics.jsonl, TensorBoard and, if configured, Weights & Biases."""
 
 import json
 import logging
@@ -12,28 +12,27 @@ from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
-WANDB_RUN = 'wandb_run.txt'  # of the workdir: the id of its run there
+WANDB_RUN = 'wandb_run.txt'  # in the workdir: the id of its Weights & Biases run
 
 
 class MetricWriter:
-  """Appends to WORKDIR/metrics.jsonl, a JSON object a line, and to a TensorBoard event file.
+  """Appends to WORKDIR/metrics.jsonl, one JSON object per line, and to a TensorBoard event file.
 
-  A run that goes on from a checkpoint takes out what was written after it, and a last line that
-  was cut off; the event file is written anew, so that restarts leave no more than one. With
-  `train.wandb`, all goes to a run of that project of Weights & Biases as well; a restart goes on
-  with the same run there. Of several processes, the first writes.
+  A run that resumes from a checkpoint removes the lines of later steps and a last line that was cut
+  off; it rewrites the event file, so that restarts leave only one. With `train.wandb`, the scalars
+  also go to a run in that Weights & Biases project, which a restart resumes. Only process 0 writes.
   """
 
   def __init__(self, workdir, start_step: int = 0, config: ml_collections.ConfigDict | None = None):
-    """Opens them.
+    """Opens the files.
 
     Args:
-      workdir: of the run.
-      start_step: that it goes on from; lines of later steps are taken out.
-      config: of the run; None writes nothing to Weights & Biases.
+      workdir: folder of the run.
+      start_step: step that the run resumes from; lines of later steps are removed.
+      config: configuration of the run; None writes nothing to Weights & Biases.
 
     Raises:
-      ConfigError: Weights & Biases is asked for and not installed, or does not start.
+      ConfigError: Weights & Biases is configured but not installed, or does not start.
     """
     self._file = self._board = self._wandb = None
     if not parallel.is_main():
@@ -77,21 +76,22 @@ class MetricWriter:
 
 
 def _wandb_run(workdir, config):
-  """The workdir's run of Weights & Biases, new or going on; WANDB_MODE=offline keeps it there."""
+  """Starts or resumes the workdir's Weights & Biases run; WANDB_MODE=offline keeps it local."""
   try:
     import wandb
   except ImportError as error:
     raise errors.ConfigError(
-      f"train.wandb={config.train.wandb!r}: pip install 'mrpose_jax[wandb]', or leave it empty"
+      f'train.wandb={config.train.wandb!r}: Weights & Biases is not installed; '
+      "pip install 'mrpose_jax[wandb]', or leave the field empty"
     ) from error
   file = workdir / WANDB_RUN
-  known = file.read_text(encoding='utf-8').strip() if file.exists() else None
+  run_id = file.read_text(encoding='utf-8').strip() if file.exists() else None
   try:
     run = wandb.init(
       project=config.train.wandb,
       name=workdir.name,
       dir=workdir,
-      id=known,
+      id=run_id,
       resume='allow',
       config=config.to_dict(),
       settings=wandb.Settings(console='off', silent=True),
@@ -101,7 +101,7 @@ def _wandb_run(workdir, config):
       f'train.wandb={config.train.wandb!r}: {" ".join(str(error).split())}; '
       'WANDB_MODE=offline logs to the workdir only'
     ) from error
-  # After a restart some steps come a second time, which its own count of steps does not take.
+  # After a restart some steps are logged again, but wandb's own step counter cannot go back.
   run.define_metric('step')
   run.define_metric('*', step_metric='step')
   file.write_text(run.id, encoding='utf-8')
@@ -109,7 +109,7 @@ def _wandb_run(workdir, config):
 
 
 def read(file: pathlib.Path, last_step: int) -> list[dict]:
-  """The lines up to a step; what cannot be read is left out, with a warning."""
+  """Reads the lines up to `last_step`; skips lines that cannot be read, with a warning."""
   lines = []
   for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else [], 1):
     try:
@@ -117,5 +117,5 @@ def read(file: pathlib.Path, last_step: int) -> list[dict]:
       if line['step'] <= last_step:
         lines.append(line)
     except (ValueError, KeyError, TypeError):
-      log.warning('%s: line %d cannot be read and is left out', file, number)
+      log.warning('%s: line %d cannot be read and is skipped', file, number)
   return lines

@@ -1,7 +1,7 @@
-"""Devices and processes: one mesh axis `data`; the batch is split over it, the state is everywhere.
+"""Devices and processes: batches are split over one mesh axis, `data`, and the state is replicated.
 
-A run has one or more processes, each with its own devices. All of them read data and compute;
-process 0 alone writes files.
+A run has one or more processes, each with its own devices. All of them read data and compute; only
+process 0 writes files.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from orbax.checkpoint import multihost
 
 from mrpose_jax import errors
 
-# A process that has not been heard of for so long is dead, and the others end.
+# A process that sends no heartbeat for this long counts as dead, and the others exit.
 HEARTBEAT_SECONDS = 10
 
 _barriers = itertools.count()
@@ -23,18 +23,18 @@ _barriers = itertools.count()
 def initialize(
   coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ):
-  """Joins the processes of a run; before anything else of JAX.
+  """Joins the processes of a run; must be called before any other use of JAX.
 
-  Without arguments, Slurm, Open MPI, Kubernetes and Cloud TPU are found by themselves; where there
-  is none of them, this process runs alone.
+  Without arguments, Slurm, Open MPI, Kubernetes and Cloud TPU are detected automatically; on any
+  other machine this process runs alone.
 
   Args:
     coordinator: HOST:PORT of process 0.
-    num_processes: of the run; 1 looks for no cluster.
-    process_id: of this process, from 0.
+    num_processes: number of processes in the run; 1 skips the detection of a cluster.
+    process_id: index of this process, from 0.
 
   Raises:
-    ConfigError: processes that do not find each other.
+    ConfigError: the processes cannot connect to each other, or some arguments are missing.
   """
   given = (coordinator, num_processes, process_id)
   if num_processes == 1:
@@ -57,12 +57,12 @@ def initialize(
 
 
 def is_main() -> bool:
-  """Whether this process writes files."""
+  """Whether this is process 0, which writes files."""
   return jax.process_index() == 0
 
 
 def agree(number: int | None) -> int | None:
-  """What process 0 says."""
+  """Broadcasts process 0's number to all processes."""
   if jax.process_count() == 1:
     return number
   agreed = multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number))
@@ -70,18 +70,18 @@ def agree(number: int | None) -> int | None:
 
 
 def wait_for_all(name: str):
-  """Returns when every process has come here, within half an hour.
+  """Waits until every process has made this call, for at most half an hour.
 
-  It asks the run's coordinator. Collectives of CPUs would give up after 30 seconds.
+  The run's coordinator keeps this barrier, because collectives on CPUs time out after 30 seconds.
   """
-  key = f'{name} {next(_barriers)}'  # each of its own
+  key = f'{name} {next(_barriers)}'  # unique for each barrier
   multihost.get_barrier_sync_fn()(key=key, timeout_ms=30 * 60 * 1000)
 
 
 def compile_together(function, *arguments):
-  """The jitted function, compiled by every process before any of them runs it.
+  """Compiles a jitted function on every process before any of them runs it.
 
-  For the first collective of a program waits for a process that still compiles 30 seconds at most.
+  A program's first collective waits at most 30 seconds for processes that are still compiling.
   """
   if jax.process_count() == 1:
     return function
@@ -91,23 +91,24 @@ def compile_together(function, *arguments):
 
 
 def data_mesh() -> sharding.Mesh:
-  """All devices of all processes on one axis."""
+  """Mesh of all devices of all processes on one axis."""
   return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(sharding.AxisType.Auto,))
 
 
 def replicated(mesh) -> sharding.NamedSharding:
+  """Sharding that keeps a full copy on every device."""
   return sharding.NamedSharding(mesh, sharding.PartitionSpec())
 
 
 def batched(mesh) -> sharding.NamedSharding:
-  """First axis split over the devices."""
+  """Sharding that splits the first axis over the devices."""
   return sharding.NamedSharding(mesh, sharding.PartitionSpec('data'))
 
 
 def put_batch(batch, mesh):
-  """This process's rows of a batch -> global arrays, split over the devices."""
-  place = batched(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
+  """Makes global arrays, split over the devices, from each process's rows of a batch."""
+  split = batched(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
@@ -117,9 +118,9 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-  """The rows of all processes, each of which may have another number of them, process by process.
+  """Concatenates the rows of all processes in process order; their number may differ.
 
-  They travel as bytes, because JAX would make 64-bit numbers 32-bit ones.
+  They are sent as bytes, because JAX would convert 64-bit numbers to 32 bits.
   """
   if jax.process_count() == 1:
     return rows
@@ -127,9 +128,9 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
   row_bytes = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
   padded = np.zeros((counts.max(), row_bytes.shape[1]), np.uint8)
   padded[: len(rows)] = row_bytes
-  everyone = multihost_utils.process_allgather(padded)  # [process, row, byte]
-  real = np.concatenate([part[:count] for part, count in zip(everyone, counts)])
-  return real.view(rows.dtype).reshape(-1, *rows.shape[1:])
+  gathered = multihost_utils.process_allgather(padded)  # [process, row, byte]
+  unpadded = np.concatenate([part[:count] for part, count in zip(gathered, counts)])
+  return unpadded.view(rows.dtype).reshape(-1, *rows.shape[1:])
 
 
 def check_batch_size(name: str, batch_size: int):

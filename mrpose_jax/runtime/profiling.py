@@ -10,20 +10,20 @@ from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
-# Steps after a start that are not recorded: the first one compiles.
+# Steps after a start that are not recorded, because the first one compiles.
 WARM_UP = 2
 
 
 class StepTrace(contextlib.AbstractContextManager):
-  """Records steps below WORKDIR/profile; process 0 alone does so."""
+  """Records a trace of some steps below WORKDIR/profile, on process 0 only."""
 
   def __init__(self, workdir, start_step: int, num_steps: int):
     """Plans the trace.
 
     Args:
-      workdir: of the run.
+      workdir: folder of the run.
       start_step: number of steps done before this start.
-      num_steps: number of steps to record, after a few that are not; 0 records nothing.
+      num_steps: number of steps to record after the first WARM_UP ones; 0 records nothing.
     """
     self._folder = pathlib.Path(workdir) / 'profile'
     self._first = start_step + WARM_UP + 1
@@ -32,7 +32,7 @@ class StepTrace(contextlib.AbstractContextManager):
 
   @contextlib.contextmanager
   def step(self, step: int):
-    """A context for the dispatch of one step."""
+    """Context for the dispatch of one step."""
     if self._first == step <= self._last and parallel.is_main():
       jax.profiler.start_trace(self._folder)
       self._recording = True
@@ -42,7 +42,7 @@ class StepTrace(contextlib.AbstractContextManager):
       self.stop()
 
   def stop(self):
-    """Ends the trace when the devices have done what was dispatched."""
+    """Ends the trace after the devices have finished the dispatched steps."""
     if self._recording:
       for array in jax.live_arrays():
         array.block_until_ready()

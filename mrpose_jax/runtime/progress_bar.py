@@ -1,4 +1,4 @@
-"""How far a run is: a bar where somebody watches, lines where it goes to a file."""
+"""Progress of a run: a bar in a terminal or notebook, log lines elsewhere."""
 
 import collections
 import contextlib
@@ -16,19 +16,19 @@ from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
-# Steps that the host may be ahead of the devices: enough that they never wait for Python, and few
-# enough that waiting for data shows, and that batches do not pile up in their memory.
+# Steps that the host may dispatch ahead of the devices: enough that they never wait for Python, and
+# few enough that waiting for data is measured and batches do not fill the devices' memory.
 STEPS_AHEAD = 2
-LINE_SECONDS = 10  # between two lines of a Counter that nobody watches
+LINE_SECONDS = 10  # between two log lines of a Counter without a bar
 
 
 def watched() -> bool:
-  """Whether somebody sees standard error as it is written: in a terminal or a notebook."""
+  """Whether standard error is a terminal or a notebook, where a bar can be shown."""
   return sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel.')
 
 
 class Counter:
-  """How much is done: a bar in a terminal or notebook, a line every so often elsewhere."""
+  """Counts finished items: a bar in a terminal or notebook, regular log lines elsewhere."""
 
   def __init__(self, total: int | None, unit: str):
     self._total, self._unit = total, unit
@@ -43,28 +43,28 @@ class Counter:
     if self._bar.disable and now - self._logged >= LINE_SECONDS:
       self._logged = now
       rate = self._done / (now - self._start)
-      of = f' of {self._total}' if self._total else ''
-      log.info('%d%s %s, %.1f a second', self._done, of, self._unit, rate)
+      total = f' of {self._total}' if self._total else ''
+      log.info('%d%s %s, %.1f per second', self._done, total, self._unit, rate)
 
   def close(self):
     self._bar.close()
 
 
 class Progress:
-  """A bar in a terminal or notebook, a line an interval elsewhere.
+  """Progress of training: a bar in a terminal or notebook, a line per call of `log` elsewhere.
 
-  Its times leave out compiling and pauses.
+  Rates and remaining times exclude compilation and pauses.
   """
 
   def __init__(self, start_step: int, total_steps: int, batch_size: int):
     self._batch_size = batch_size
-    self._steps = 0
-    self._seconds = 0.0
-    self._interval = 0.0  # seconds since the last log, and of them in waiting for data
-    self._waited = 0.0
-    self._since = None
+    self._timed_steps = 0
+    self._timed_seconds = 0.0
+    self._log_seconds = 0.0  # timed seconds since the last log
+    self._wait_seconds = 0.0  # part of them spent waiting for data
+    self._timed_until = None  # None until the first step has ended
     self._dispatched = collections.deque()
-    self._left = total_steps - start_step
+    self._steps_left = total_steps - start_step
     self._step, self._total = start_step, total_steps
     self._bar = tqdm.tqdm(
       initial=start_step,
@@ -75,45 +75,47 @@ class Progress:
     )
 
   def timed(self, batches: Iterable) -> Iterator:
-    """Yields the batches; the time until each of them is there counts as waiting for data."""
+    """Yields the batches; the time until each of them arrives counts as waiting for data."""
     start = time.perf_counter()
     for batch in batches:
-      self._waited += time.perf_counter() - start
+      self._wait_seconds += time.perf_counter() - start
       yield batch
       start = time.perf_counter()
 
   def advance(self, metrics):
-    """One step was dispatched; the first ends with its compilation and is not timed.
+    """Counts a dispatched step; the first one is not timed, because it includes compilation.
 
     Returns when the devices are at most STEPS_AHEAD steps behind.
     """
     self._step += 1
-    self._left -= 1
+    self._steps_left -= 1
     self._bar.update()
-    if self._since is None:
+    if self._timed_until is None:
       jax.block_until_ready(metrics)
-      self._since = time.perf_counter()
-      self._waited = 0.0
+      self._timed_until = time.perf_counter()
+      self._wait_seconds = 0.0
     else:
-      self._steps += 1
+      self._timed_steps += 1
       self._dispatched.append(metrics)
       if len(self._dispatched) > STEPS_AHEAD:
         jax.block_until_ready(self._dispatched.popleft())
 
   def log(self, loss: float) -> dict[str, float]:
-    """Shows loss, people a second and the time left.
+    """Shows the loss, people per second and the remaining time.
 
     Returns:
-      {'people_per_second': since the start, 'data_wait_fraction': the share of the time since the
-      last log that went by in waiting for the next batch}.
+      {'people_per_second': mean since the start, 'data_wait_fraction': share of the time since the
+      last log that was spent waiting for the next batch}.
     """
     self._tick()
-    waiting = self._waited / self._interval if self._interval else math.nan
-    self._interval = self._waited = 0.0
-    rate = self._steps * self._batch_size / self._seconds if self._seconds else math.nan
+    waiting = self._wait_seconds / self._log_seconds if self._log_seconds else math.nan
+    self._log_seconds = self._wait_seconds = 0.0
+    people = self._timed_steps * self._batch_size
+    rate = people / self._timed_seconds if self._timed_seconds else math.nan
     left = '?'
-    if self._steps:
-      left = tqdm.tqdm.format_interval(self._left * self._seconds / self._steps)
+    if self._timed_steps:
+      seconds_left = self._steps_left * self._timed_seconds / self._timed_steps
+      left = tqdm.tqdm.format_interval(seconds_left)
     self._bar.set_postfix_str(f'loss {loss:.6f}, {rate:.1f} people/s, {left} left')
     if self._bar.disable:
       log.info(
@@ -123,13 +125,14 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self):
-    """A context whose time does not count."""
+    """Context whose time is not counted."""
     self._tick()
     yield
-    if self._since is not None:
-      self._since = time.perf_counter()
+    if self._timed_until is not None:
+      self._timed_until = time.perf_counter()
 
   def note(self, text: str):
+    """Writes a line above the bar, or to the log."""
     if self._bar.disable:
       log.info('%s', text)
     else:
@@ -139,9 +142,10 @@ class Progress:
     self._bar.close()
 
   def _tick(self):
-    if self._since is None:  # before the first step's end
+    """Adds the time since the last call to both clocks."""
+    if self._timed_until is None:
       return
     now = time.perf_counter()
-    self._seconds += now - self._since
-    self._interval += now - self._since
-    self._since = now
+    self._timed_seconds += now - self._timed_until
+    self._log_seconds += now - self._timed_until
+    self._timed_until = now

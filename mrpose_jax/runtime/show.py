@@ -1,4 +1,4 @@
-"""--mode=show: every field of a configuration, as the flag that sets it, under its comment."""
+"""--mode=show: every field of a configuration under its comment, as the flag that sets it."""
 
 import inspect
 import operator
@@ -11,10 +11,10 @@ from mrpose_jax import defaults
 
 
 def show(config: ml_collections.ConfigDict) -> str:
-  """The whole configuration; each line that is no comment can be given to main.py.
+  """Returns the whole configuration as text; each line but comments is a flag of main.py.
 
   >>> show(defaults.get_config()).splitlines()[:2]
-  ['# Of parameters, shuffling and augmentation.', '--config.seed=0']
+  ['# Random seed for initialisation, shuffling and augmentation.', '--config.seed=0']
   """
   lines = []
   for name, comment in _comments(inspect.getsource(defaults.get_config)).items():
@@ -24,13 +24,13 @@ def show(config: ml_collections.ConfigDict) -> str:
 
 
 def _comments(source):
-  """Field -> the comment above it, in the order of the source."""
+  """Maps each field to the comment above it, in the order of the source."""
   comments, above = {}, []
   for line in source.splitlines():
-    if found := re.match(r'\s+# (.*)', line):
-      above.append(found[1])
+    if comment := re.match(r'\s+# (.*)', line):
+      above.append(comment[1])
       continue
-    if found := re.match(r'\s+config\.([\w.]+) = (?!ml_collections)', line):
-      comments[found[1]] = ' '.join(above)
+    if field := re.match(r'\s+config\.([\w.]+) = (?!ml_collections)', line):
+      comments[field[1]] = ' '.join(above)
     above = []
   return comments

@@ -1,4 +1,4 @@
-"""--mode=import, PyTorch weights -> a workdir, and the weights that training starts from."""
+"""Imports PyTorch weights into a workdir (--mode=import), and loads initial weights of a run."""
 
 import dataclasses
 import logging
@@ -21,26 +21,26 @@ from mrpose_jax.weights import torch_files
 log = logging.getLogger(__name__)
 
 KNOWN_SKELETONS = {'coco': skeletons.COCO, 'mpii': skeletons.MPII}
-PADDING = 1.25  # of boxes, in every code whose weights can be imported
+PADDING = 1.25  # of boxes, in all codebases whose weights can be imported
 
 
 def import_weights(
   config: ml_collections.ConfigDict, weights, workdir, channel_order: str | None = None
 ):
-  """Makes a workdir whose checkpoint of step 0 holds the imported network.
+  """Creates a workdir whose checkpoint of step 0 holds the imported network.
 
-  Training in that workdir starts from it, with a fresh optimizer.
+  Training in that workdir starts from it with a new optimizer state.
 
   Args:
-    config: of the network and its data set; coco and mpii need not be prepared.
-    weights: see `torch_files.import_torch_weights`.
+    config: configuration of the network and its data set; coco and mpii need not be prepared.
+    weights: path of the weights file, see `torch_files.import_torch_weights`.
     workdir: a new folder.
-    channel_order: 'rgb' or 'bgr'; by default by the file's kind, see
+    channel_order: 'rgb' or 'bgr'; by default derived from the file, see
       `torch_files.channel_order_of`.
 
   Raises:
-    CheckpointError: weights that do not fit, or a workdir that holds a run.
-    DataError: another data set than coco and mpii that is not prepared.
+    CheckpointError: the weights do not fit, or the workdir already holds a run.
+    DataError: a data set other than coco and mpii is not prepared.
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
   if (workdir / 'checkpoints').exists():
@@ -72,7 +72,7 @@ def import_weights(
   checkpoints.save(0, state, meta)
   checkpoints.close()
   checkpoint.write_json(workdir / 'config.json', meta['config'])
-  log.info('the network takes %s images', config.model.channel_order)
+  log.info('the network expects %s images', config.model.channel_order)
   print(f'{weights} -> {workdir}')
 
 
@@ -80,25 +80,25 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
   """The variables of `model` that training starts from.
 
   Args:
-    source: a file of PyTorch weights, or the workdir of a run or one of its checkpoints.
-    model: layers with a keypoint dimension start afresh where `source` has another number of
-      keypoints, which is logged.
-    channel_order: that the network is going to see.
+    source: a file of PyTorch weights, the workdir of a run, or one of its checkpoints.
+    model: the network to train. If `source` has another number of keypoints, layers with a keypoint
+      dimension are initialised anew, which is logged.
+    channel_order: channel order of the training images, 'rgb' or 'bgr'.
 
   Raises:
-    CheckpointError: weights that cannot be read, or of another network.
-    ConfigError: a run with another channel order.
+    CheckpointError: the weights cannot be read, or are of another network.
+    ConfigError: the run had another channel order.
   """
   path = pathlib.Path(source).expanduser()
   if not path.is_dir():
     return torch_files.import_torch_weights(path, model, new_head=True)
   variables, meta, step = predictors.restore(path)
   config = ml_collections.ConfigDict(meta['config'])
-  theirs = predict.model_of(config, len(meta['skeleton']['keypoints']))
+  source_model = predict.model_of(config, len(meta['skeleton']['keypoints']))
   for name in ('network', 'depth', 'width'):
-    if getattr(theirs, name) != getattr(model, name):
+    if getattr(source_model, name) != getattr(model, name):
       raise errors.CheckpointError(
-        f'model.pretrained={source}: its model.{name} is {getattr(theirs, name)!r}, not '
+        f'model.pretrained={source}: its model.{name} is {getattr(source_model, name)!r}, not '
         f'{getattr(model, name)!r}'
       )
   if config.model.channel_order != channel_order:
@@ -106,6 +106,6 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
       f'model.pretrained={source}: trained on {config.model.channel_order} images; set '
       f'--config.model.channel_order={config.model.channel_order}'
     )
-  log.info('starting from step %d of %s, K = %d', step, source, theirs.num_keypoints)
-  weights = torch_files.export_torch_weights(variables, theirs)
+  log.info('starting from step %d of %s, K = %d', step, source, source_model.num_keypoints)
+  weights = torch_files.export_torch_weights(variables, source_model)
   return torch_files.import_torch_weights(weights, model, new_head=True)

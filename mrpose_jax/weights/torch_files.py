@@ -1,8 +1,8 @@
-"""PyTorch checkpoints in and out: one table of names, one layout rule.
+"""Imports and exports PyTorch checkpoints, with one table of names and one layout rule.
 
-The released networks, SimpleBaseline and torchvision share their encoder's names. Every 4-d tensor,
-[out, in, h, w] of a convolution or [in, out, h, w] of a transposed one, becomes [h, w, in, out] of
-the convolution (see layers.py) by the same transposition.
+The released networks, SimpleBaseline and torchvision use the same names in the encoder. One
+transposition serves all 4-d tensors: [out, in, h, w] of a convolution becomes [h, w, in, out], and
+[in, out, h, w] of a transposed one becomes [h, w, out, in] (`transpose_kernel` in layers.py).
 """
 
 import collections.abc
@@ -19,7 +19,7 @@ from mrpose_jax.models import pose_network
 
 log = logging.getLogger(__name__)
 
-# Module path here -> module name there; `{a*g-b}` stands for a times group g minus b.
+# Flax module path -> PyTorch module name; `{a*g-b}` stands for a times group g minus b.
 _ENCODER = (
   (r'encoder/stem_conv', 'conv1'),
   (r'encoder/stem_norm', 'bn1'),
@@ -66,9 +66,9 @@ _LEAVES = {
   ('batch_stats', 'mean'): 'running_mean',
   ('batch_stats', 'var'): 'running_var',
 }
-# The layers of this project with a keypoint dimension.
+# Matches the Flax layers with a keypoint dimension.
 _KEYPOINT_LAYERS = r'/decoder/(head|low_|middle_)'
-# Prefixes of other codes' checkpoints, taken off in this order.
+# Prefixes in the checkpoints of other codebases, removed in this order.
 _FOREIGN_PREFIXES = (
   r'^module\.',
   r'^backbone\.',  # MMPose
@@ -78,36 +78,36 @@ _NOT_WEIGHTS = (r'\.num_batches_tracked$', r'^fc\.(weight|bias)$')
 
 
 def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool = False) -> dict:
-  """Variables of `model` from a PyTorch checkpoint.
+  """Converts a PyTorch checkpoint to variables of `model`.
 
-  Takes this paper's and SimpleBaseline's released checkpoints (bare state dicts, or training
+  Supports this paper's and SimpleBaseline's released checkpoints (bare state dicts, or training
   checkpoints that hold one under 'state_dict'; with or without 'module.'), MMPose's ResNet with a
-  heatmap head, and torchvision's ImageNet ResNets, whose classifier is dropped and beside which the
-  decoder starts fresh. Nothing in a file is executed.
+  heatmap head, and torchvision's ImageNet ResNets, whose classifier is dropped, while the decoder
+  is initialised anew. No code in a file is executed.
 
   Args:
     source: path of a .pth, .pth.tar or .safetensors file, or a mapping from name to array.
     model: from `create_model`.
-    new_head: where they do not fit, start the layers with a keypoint dimension afresh, to train
-      for another K; what is fresh is logged.
+    new_head: initialise layers with a keypoint dimension anew if their shapes do not fit, to train
+      for another K; these layers are logged.
 
   Returns:
     {'params': ..., 'batch_stats': ...} of numpy float32 arrays.
 
   Raises:
-    CheckpointError: tensors missing, left over, of another shape or not finite (all are listed); a
-      file that cannot be read.
+    CheckpointError: tensors are missing, left over, of another shape or not finite (all are
+      listed), or the file cannot be read.
   """
-  where = str(source) if isinstance(source, (str, pathlib.Path)) else 'the given mapping'
+  origin = str(source) if isinstance(source, (str, pathlib.Path)) else 'the given mapping'
   tensors = _plain_names(read(source))
   names = _torch_names(model)
   shapes = traverse_util.flatten_dict(_shapes(model), sep='/')
-  classifier = not any(_is_decoder(name) for name in tensors)
+  is_classifier = not any(_is_decoder(name) for name in tensors)
 
-  found, fresh, missing, misshapen, not_finite = {}, [], [], [], []
+  arrays, fresh, missing, misshapen, not_finite = {}, [], [], [], []
   for path, name in names.items():
     tensor = tensors.pop(name, None)
-    if classifier and path.split('/')[1] == 'decoder':
+    if is_classifier and path.split('/')[1] == 'decoder':
       fresh.append(path)
     elif new_head and re.search(_KEYPOINT_LAYERS, path) and not _fits(tensor, shapes[path]):
       fresh.append(path)
@@ -115,54 +115,54 @@ def import_torch_weights(source, model: pose_network.PoseNetwork, new_head: bool
       missing.append(name)
     elif not _fits(tensor, shapes[path]):
       expected = _torch_shape(shapes[path].shape)
-      misshapen.append(f'{name} is {list(np.shape(tensor))}, the network wants {list(expected)}')
+      misshapen.append(f'{name} is {list(np.shape(tensor))}, the network expects {list(expected)}')
     else:
-      found[path] = _layout(tensor)
-      if not np.isfinite(found[path]).all():
+      arrays[path] = _to_flax_layout(tensor)
+      if not np.isfinite(arrays[path]).all():
         not_finite.append(name)
   if missing or misshapen or not_finite or tensors:
     raise errors.CheckpointError(
-      f'{where} does not fit {model.network} on ResNet-{model.depth} with '
+      f'{origin} does not fit {model.network} on ResNet-{model.depth} with '
       f'K = {model.num_keypoints}: '
       + '; '.join(
-        f'{len(rows)} {what}: {_some(rows)}'
-        for what, rows in (
+        f'{len(tensor_names)} {problem}: {_abbreviated(tensor_names)}'
+        for problem, tensor_names in (
           ('missing in the file', sorted(missing)),
           ('left over in the file', sorted(tensors)),
           ('of another shape', misshapen),
           ('with values that are not finite', not_finite),
         )
-        if rows
+        if tensor_names
       )
     )
   if fresh:
-    log.info('%s: %d tensors start fresh: %s', where, len(fresh), _some(sorted(fresh)))
-    start = traverse_util.flatten_dict(_initial(model), sep='/')
-    found |= {path: np.asarray(start[path]) for path in fresh}
-  return traverse_util.unflatten_dict({path: found[path] for path in names}, sep='/')
+    log.info('%s: %d tensors start fresh: %s', origin, len(fresh), _abbreviated(sorted(fresh)))
+    initial = traverse_util.flatten_dict(_initial(model), sep='/')
+    arrays |= {path: np.asarray(initial[path]) for path in fresh}
+  return traverse_util.unflatten_dict({path: arrays[path] for path in names}, sep='/')
 
 
 def export_torch_weights(variables, model: pose_network.PoseNetwork) -> dict[str, np.ndarray]:
-  """The released code's state dict of these variables; the exact inverse of the import.
+  """Converts variables to the released code's state dict; the exact inverse of the import.
 
   Args:
     variables: {'params': ..., 'batch_stats': ...} of `model`.
     model: from `create_model`.
 
   Returns:
-    Name -> float32 array in PyTorch's layout.
+    Dict from name to float32 array in PyTorch's layout.
   """
   flat = traverse_util.flatten_dict(
     {name: variables[name] for name in ('params', 'batch_stats')}, sep='/'
   )
   return {
-    name: np.ascontiguousarray(_layout_back(np.asarray(flat[path])))
+    name: np.ascontiguousarray(_to_torch_layout(np.asarray(flat[path])))
     for path, name in _torch_names(model).items()
   }
 
 
 def _torch_names(model) -> dict[str, str]:
-  """'collection/module/.../leaf' of the model -> name in the state dict."""
+  """Maps the model's 'collection/module/.../leaf' to names in the state dict."""
   table = _ENCODER + _DECODERS[model.network] + _HEAD
   names = {}
   for path in traverse_util.flatten_dict(_shapes(model), sep='/'):
@@ -179,7 +179,7 @@ def _torch_names(model) -> dict[str, str]:
 
 
 def _filled(name, groups):
-  """'{3*0-2}' -> three times the first group, minus two."""
+  """Fills in fields of a name: '{3*0-2}' is three times the first group, minus two."""
 
   def value(field):
     factor, group, shift = field.groups()
@@ -200,15 +200,15 @@ def _initial(model):
 
 
 def _fits(tensor, shape):
-  return tensor is not None and _layout(tensor).shape == shape.shape
+  return tensor is not None and _to_flax_layout(tensor).shape == shape.shape
 
 
-def _layout(tensor):
+def _to_flax_layout(tensor):
   tensor = np.asarray(tensor, np.float32)
   return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
-def _layout_back(array):
+def _to_torch_layout(array):
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 
@@ -233,20 +233,20 @@ def _plain_names(tensors):
 
 
 def channel_order_of(tensors: dict) -> str:
-  """What the code that wrote this state dict feeds its network: 'bgr' or 'rgb'.
+  """Channel order that the network of this state dict was trained on, 'bgr' or 'rgb'.
 
-  SimpleBaseline's and this paper's code read images with OpenCV and leave them BGR under RGB
-  statistics; MMPose and torchvision use RGB.
+  SimpleBaseline's and this paper's code read images with OpenCV and leave them in BGR order, which
+  they normalise with RGB statistics; MMPose and torchvision use RGB.
   """
   mmpose = any('backbone.' in name for name in tensors)
   return 'bgr' if any(_is_decoder(name) for name in _plain_names(tensors)) and not mmpose else 'rgb'
 
 
 def read(source) -> dict:
-  """The tensors of a weights file, by the file's own names; a mapping is returned as it is.
+  """Reads the tensors of a weights file under its own names; returns a mapping unchanged.
 
   Raises:
-    CheckpointError: a file that is not there or not plain weights.
+    CheckpointError: the file is missing, or does not hold plain weights.
   """
   if isinstance(source, collections.abc.Mapping):
     return dict(source)
@@ -280,12 +280,10 @@ def _read_pickle(path):
   try:
     with torch.serialization.safe_globals(_plain_numpy()):
       content = torch.load(path, map_location='cpu', weights_only=True)
-  except (
-    Exception
-  ) as error:  # torch raises many kinds; each means that the file is not plain weights
+  except Exception as error:  # torch raises many types for files that are not plain weights
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise errors.CheckpointError(
-      f'{path}: torch cannot read it as plain weights, and nothing else is run ({reason})'
+      f'{path}: torch cannot read it as plain weights, and code in it is never run ({reason})'
     ) from error
   if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
     content = content['state_dict']
@@ -299,11 +297,12 @@ def _read_pickle(path):
 
 
 def _plain_numpy():
-  """What a pickled NumPy number names; training checkpoints hold their best score as one."""
+  """Names in a pickled NumPy number; training checkpoints hold their best score as one."""
   scalar = np.float64(0).__reduce__()[0]
   dtypes = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64')]
   return [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, *dtypes]
 
 
-def _some(rows, limit=8):
-  return ', '.join(rows[:limit]) + (f' and {len(rows) - limit} more' if len(rows) > limit else '')
+def _abbreviated(names, limit=8):
+  more = f' and {len(names) - limit} more' if len(names) > limit else ''
+  return ', '.join(names[:limit]) + more

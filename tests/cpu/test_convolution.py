@@ -1,4 +1,4 @@
-"""The CPU forms of the convolutions are the same functions as XLA's own."""
+"""The CPU forms of convolutions and max-pooling compute the same functions as XLA's own."""
 
 import jax
 import numpy as np
@@ -19,16 +19,16 @@ def plain_convolve(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize(
-  ('size', 'stride', 'channels', 'pixels'),
+  ('size', 'stride', 'channels', 'height'),
   [
     *((3, 1, 5, 8), (3, 2, 5, 8), (7, 2, 3, 16), (4, 2, 6, 8), (3, 2, 5, 7)),
-    # On CPU the products' form depends on the numbers of pixels and of channels.
+    # The CPU form depends on the numbers of pixels and channels.
     *((3, 1, 16, 24), (4, 2, 16, 48), (1, 1, 3, 24), (1, 1, 5, 24), (1, 1, 5, 8)),
   ],
 )
-def test_convolution_and_its_gradients_equal_xlas_own(size, stride, channels, pixels):
+def test_convolution_and_its_gradients_equal_xlas_own(size, stride, channels, height):
   r = np.random.default_rng(0)
-  x = jnp.asarray(r.standard_normal((2, pixels, pixels + 2 * stride, channels)), jnp.float32)
+  x = jnp.asarray(r.standard_normal((2, height, height + 2 * stride, channels)), jnp.float32)
   kernel = jnp.asarray(r.standard_normal((size, size, channels, 4)), jnp.float32)
   padding = (size - 1) // 2
   y, pull = jax.vjp(lambda x, k: convolution.convolve(x, k, stride, padding), x, kernel)
@@ -39,7 +39,7 @@ def test_convolution_and_its_gradients_equal_xlas_own(size, stride, channels, pi
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('few', [0, 500])  # which of the CPU forms
+@pytest.mark.parametrize('few', [0, 500])  # selects the CPU form
 def test_transposed_convolution_is_the_transpose(few, monkeypatch):
   monkeypatch.setattr(convolution, 'FEW_PIXELS', few)
   r = np.random.default_rng(1)
@@ -57,7 +57,7 @@ def test_transposed_convolution_is_the_transpose(few, monkeypatch):
   np.testing.assert_allclose(dk, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('narrow', [0, 64])  # which form
+@pytest.mark.parametrize('narrow', [0, 64])  # selects the CPU form
 @pytest.mark.parametrize('features', [3, 7])
 def test_gradient_of_a_1x1_kernel_by_hand(narrow, features, monkeypatch):
   monkeypatch.setattr(convolution, 'NARROW', narrow)
@@ -78,10 +78,10 @@ def test_what_is_materialized_stays_what_it_is():
 
 def test_the_max_pool_is_the_same_function():
   x = jax.random.normal(jax.random.key(0), (2, 12, 8, 3))
-  ties = jnp.round(x)  # many equal pixels in a window
+  ties = jnp.round(x)  # windows contain many equal pixels
   for images in (x, ties, jax.nn.relu(ties)):
     dy = jax.random.normal(jax.random.key(1), (2, 6, 4, 3))
-    found, pull = jax.vjp(pooling.max_pool, images)
+    y, pull = jax.vjp(pooling.max_pool, images)
     expected, expected_pull = jax.vjp(lambda x: layers.MaxPool().apply({}, x), images)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(pull(dy)[0], expected_pull(dy)[0], atol=1e-6)

@@ -1,4 +1,4 @@
-"""The door: the same networks, other forms of their layers, and no trace of it elsewhere."""
+"""`door` replaces layers by their CPU forms: same results, and other programs stay unchanged."""
 
 import functools
 
@@ -21,7 +21,7 @@ def model_and_variables(network='mrfeanet2', depth=18, width=4, **options):
   model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=width, **options)
   init = jax.jit(functools.partial(model.init, train=False))
   variables = init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-  # The decoder starts near zero; the tests want heatmaps of the size of one.
+  # The decoder's initial kernels are scaled up to get heatmaps of magnitude one.
   scaled = jax.tree.map(lambda p: 30 * p if p.ndim == 4 else p, variables['params']['decoder'])
   return model, variables | {'params': variables['params'] | {'decoder': scaled}}
 
@@ -31,7 +31,7 @@ def images_of(n, height=64, width=64):
 
 
 def gradients_of(model):
-  """The function (variables, images) -> loss, (heatmaps, statistics), gradients."""
+  """Returns the function (variables, images) -> (loss, (heatmaps, statistics)), gradients."""
 
   def loss_of(params, variables, images):
     heatmaps, updated = model.apply(
@@ -45,12 +45,12 @@ def gradients_of(model):
 
 @pytest.mark.parametrize('network', decoders.DECODERS)
 def test_a_training_pass_is_the_same_function(network):
-  """On ResNet-18: in a narrow ResNet-50 a rounding error flips ReLUs, which changes gradients."""
+  """Uses ResNet-18: in a narrow ResNet-50 rounding errors flip ReLUs, which changes gradients."""
   model, variables = model_and_variables(network)
   images = images_of(4, 96, 64)
-  found = door.jit(gradients_of(model))(variables, images)
+  opened = door.jit(gradients_of(model))(variables, images)
   expected = jax.jit(gradients_of(model))(variables, images)
-  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
+  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(opened), jax.tree.leaves(expected)):
     limit = 1e-4 * np.abs(y).max() + 1e-6  # biases before a batch norm have gradient 0
     np.testing.assert_allclose(x, y, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path))
 
@@ -63,7 +63,7 @@ def test_a_training_pass_is_the_same_function(network):
   ],
 )
 def test_a_prediction_is_the_same_function(few, both, network, depth, monkeypatch):
-  """With these limits every layer of more than two rows takes part."""
+  """These limits give every layer with more than two rows its CPU form."""
   monkeypatch.setattr(winograd, 'FEW_CHANNELS', 1)
   monkeypatch.setattr(winograd, 'FEW_PIXELS', few)
   monkeypatch.setattr(winograd, 'FEW_PIXELS_BOTH', both)
@@ -75,10 +75,10 @@ def test_a_prediction_is_the_same_function(few, both, network, depth, monkeypatc
   variables = folding.fold_batch_norm(model, variables)
   apply = functools.partial(model.apply, train=False)
   expected = jax.jit(apply)(variables, images)
-  found = compilation.jit_prediction(model, variables)(apply)(images)
+  heatmaps = compilation.jit_prediction(model, variables)(apply)(images)
   assert jnp.abs(expected).max() > 1e-3
-  np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
-  assert (found != expected).any()
+  np.testing.assert_allclose(heatmaps, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+  assert (heatmaps != expected).any()
 
 
 def test_a_bfloat16_network_has_no_kernels_for_predictions():
@@ -88,7 +88,7 @@ def test_a_bfloat16_network_has_no_kernels_for_predictions():
 
 @pytest.mark.parametrize('remat', [False, True])
 def test_plain_programs_hold_no_trace_of_it(remat):
-  """Whichever is traced first, and with a `jit` inside: JAX caches what it traced."""
+  """Holds in any order of tracing and with a nested `jit`, although JAX caches traces."""
   model, variables = model_and_variables(remat=remat)
   images = images_of(2)
   inner = gradients_of(model)
@@ -105,7 +105,7 @@ def test_plain_programs_hold_no_trace_of_it(remat):
 
 
 def strip(text):
-  """The program without the names of its functions."""
+  """Lines of a program without the name of its module."""
   return [line for line in text.splitlines() if not line.startswith('module')]
 
 

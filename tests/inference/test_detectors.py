@@ -1,4 +1,4 @@
-"""Detectors, with ONNX files that are made here: their outputs are what the test says."""
+"""Detectors, tested with ONNX files that return constants chosen by each test."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ from mrpose_jax.inference import detectors
 from mrpose_jax.inference import image_folder
 from tests.helpers import tiny_run
 
-IMAGE = np.full((60, 80, 3), 200, np.uint8)  # goes into 64 x 64 by a factor of 0.8
+IMAGE = np.full((60, 80, 3), 200, np.uint8)  # scaled by 0.8 to fit into 64 x 64
 
 
 def write(path, *outputs, size=(64, 64)):
-  """An ONNX file that ignores its image, of which it takes the mean times zero."""
+  """Writes an ONNX file with constant outputs; it uses the image only as its mean times zero."""
   image = helper.make_tensor_value_info('image', onnx.TensorProto.FLOAT, [1, 3, *size])
   nodes = [
     helper.make_node('ReduceMean', ['image'], ['mean'], keepdims=0),
@@ -43,14 +43,14 @@ def write(path, *outputs, size=(64, 64)):
   return str(path)
 
 
-def found(*rows):
+def detections(*rows):
   return np.array([rows], np.float32)
 
 
 @pytest.fixture
 def suppressed(tmp_path):
-  """Three people and a dog; the lower of two people that overlap goes, and the unsure one."""
-  rows = found(
+  """A detector of four people and a dog; one person is a duplicate and one scores too low."""
+  rows = detections(
     (8, 8, 24, 40, 0.6),
     (9, 8, 24, 41, 0.9),
     (40, 0, 60, 40, 0.8),
@@ -68,13 +68,13 @@ def test_boxes_in_pixels_of_the_image(suppressed):
 
 
 def test_nobody(tmp_path):
-  file = write(tmp_path / 'a.onnx', found((0, 0, 9, 9, 0.1)), np.array([[0]], np.int64))
+  file = write(tmp_path / 'a.onnx', detections((0, 0, 9, 9, 0.1)), np.array([[0]], np.int64))
   boxes, scores = detectors.load(file)(IMAGE)
   assert boxes.shape == (0, 4) and scores.shape == (0,)
 
 
 def test_yolox_that_decodes_itself(tmp_path):
-  rows = np.zeros((1, 84, 85), np.float32)  # 8x8 + 4x4 + 2x2 cells of 64 x 64 pixels
+  rows = np.zeros((1, 84, 85), np.float32)  # 8x8 + 4x4 + 2x2 cells cover 64 x 64 pixels
   rows[0, :, 2:4] = 3
   rows[0, 20, :6] = 20, 28, 24, 40, 0.9, 0.5
   boxes, scores = detectors.load(write(tmp_path / 'decoded.onnx', rows))(IMAGE)
@@ -83,10 +83,10 @@ def test_yolox_that_decodes_itself(tmp_path):
 
 
 def test_yolox_without_its_own_suppression(tmp_path):
-  """Cell (x 2, y 1) of the grid of stride 16: centre (2.5, 1.5) cells, 2 x 1 cells large."""
+  """Cell (x 2, y 1) of the grid with stride 16 predicts centre (2.5, 1.5) and size 2 x 1 cells."""
   rows = np.zeros((1, 64 + 16 + 4, 7), np.float32)
   rows[0, 64 + 4 + 2] = [0.5, 0.5, np.log(2), np.log(1), 0.9, 0.5, 0.1]
-  rows[0, 0] = [0, 0, 1, 1, 0.9, 0.1, 0.9]  # of another class
+  rows[0, 0] = [0, 0, 1, 1, 0.9, 0.1, 0.9]  # another class
   boxes, scores = detectors.load(write(tmp_path / 'a.onnx', rows))(IMAGE)
   np.testing.assert_allclose(boxes, [[24 / 0.8, 16 / 0.8, 32 / 0.8, 16 / 0.8]], rtol=1e-5)
   np.testing.assert_allclose(scores, [0.45])
@@ -94,7 +94,7 @@ def test_yolox_without_its_own_suppression(tmp_path):
 
 @pytest.mark.parametrize(('kind', 'red', 'blue'), [('yolox', 250, 10), ('rtmdet', 2.1634, -1.6301)])
 def test_what_the_network_sees(suppressed, kind, red, blue):
-  """Blue comes first, the image lies in the upper left corner, and the rest is gray."""
+  """Blue is the first channel, the image lies at the top left, and the rest is gray."""
   detector = detectors.load(f'{kind}:{suppressed}')
   pixels, ratio = detector._input_of(np.full((60, 80, 3), (250, 0, 10), np.uint8))
   assert (pixels.shape, ratio) == ((1, 3, 64, 64), 0.8)
@@ -142,7 +142,7 @@ def test_rtmlibs_own_download(suppressed, monkeypatch):
   tools = types.ModuleType('rtmlib.tools')
   tools.file = file
   rtmlib = types.ModuleType('rtmlib')
-  rtmlib.Body = body
+  rtmlib.Body, rtmlib.tools = body, tools
   for module in (rtmlib, tools, file):
     monkeypatch.setitem(sys.modules, module.__name__, module)
   assert len(detectors.load('rtmlib:balanced')(IMAGE)[0]) == 2

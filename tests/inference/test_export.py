@@ -1,4 +1,4 @@
-"""The exported file: for three platforms, without this project, and the Predictor's numbers."""
+"""The exported file: its platforms, its use without this project, and equality to Predictor."""
 
 import pathlib
 import subprocess
@@ -14,7 +14,7 @@ from mrpose_jax.inference import export
 from tests import test_predict
 from tests.helpers import tiny_run
 
-# What somebody does who has the file and JAX, and not this project.
+# How a user with only the file and JAX runs it, without this project.
 READ = """
 import pathlib, sys
 import jax
@@ -65,9 +65,9 @@ def test_platforms_and_symbolic_shapes(file):
 
 def test_says_what_it_wrote(workdir, tmp_path, capsys):
   export.export(workdir, tmp_path / 'a' / 'pose.stablehlo')
-  said = capsys.readouterr().out
-  assert 'step 0, cpu, cuda, tpu' in said
-  assert 'keypoints: nose, left_eye' in said
+  output = capsys.readouterr().out
+  assert 'step 0, cpu, cuda, tpu' in output
+  assert 'keypoints: nose, left_eye' in output
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.ConfigError, match=r'--output=.*file/x: cannot be written'):
     export.export(workdir, pathlib.Path(tmp_path / 'file' / 'x'))

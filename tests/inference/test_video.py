@@ -1,4 +1,4 @@
-"""Videos that the tests make: every frame and its people, constant memory, and files that break."""
+"""Prediction on generated videos: frames and people, constant memory, and damaged files."""
 
 import json
 import logging
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mrpose_jax import errors
-from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
 from mrpose_jax.inference import detectors
@@ -19,11 +18,11 @@ from mrpose_jax.inference import image_folder
 from mrpose_jax.inference import video
 from tests.helpers import tiny_run
 
-BATCH_SIZE = 8  # of tiny_run
+BATCH_SIZE = 8  # as in tiny_run
 
 
 def write_video(path, num_frames=19, height=97, width=65, rotation=0, **options):
-  """Ten frames a second; frame i is a grey ground with a bright square at (i, 2 i)."""
+  """Writes ten frames per second; frame i is grey with a bright square at (i, 2 i)."""
   with av.open(str(path), 'w', options=options) as container:
     stream = container.add_stream('h264' if path.suffix != '.avi' else 'mpeg4', rate=10)
     stream.height, stream.width, stream.pix_fmt = height // 2 * 2, width // 2 * 2, 'yuv420p'
@@ -50,7 +49,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture
 def loaded(monkeypatch):
-  """The predictors that were loaded."""
+  """List of the predictors that are loaded during the test."""
   loaded_predictors, load = [], predictors.load_predictor
 
   def keep(workdir):
@@ -71,10 +70,10 @@ def test_every_frame_is_a_person_drawn_and_in_the_file(workdir, tmp_path, loaded
   assert [row['frame'] for row in rows] == list(range(19))
   np.testing.assert_allclose([row['seconds'] for row in rows], times, atol=1e-6)
   (predictor,) = loaded
-  assert predictor._predict._cache_size() == 1  # batches of 8, 8 and 3
+  assert predictor._predict.func._cache_size() == 1  # batches of 8, 8 and 3
   expected = np.concatenate(predictor(frames[:4]))
-  found = [row['people'][0]['keypoints'] for row in rows[:4]]
-  np.testing.assert_allclose(np.reshape(found, (4, 17, 3)), expected, atol=1e-3)
+  keypoints = [row['people'][0]['keypoints'] for row in rows[:4]]
+  np.testing.assert_allclose(np.reshape(keypoints, (4, 17, 3)), expected, atol=1e-3)
   assert rows[0]['people'][0]['bbox'] == [0, 0, 64, 96]
 
   drawn_times, drawn = read_video(tmp_path / 'out' / 'walk.mp4')
@@ -84,7 +83,7 @@ def test_every_frame_is_a_person_drawn_and_in_the_file(workdir, tmp_path, loaded
 
 def test_skeletons_are_drawn_where_they_are(tmp_path, monkeypatch):
   class Predictor:
-    """Finds the middle of the square."""
+    """Predicts the centre of the square for all keypoints."""
 
     skeleton = skeletons.COCO
     config = ml_collections.ConfigDict({'eval': {'batch_size': 4}})
@@ -92,10 +91,12 @@ def test_skeletons_are_drawn_where_they_are(tmp_path, monkeypatch):
     def __call__(self, images, boxes):
       assert sum(map(len, boxes)) == 4
       middle = [np.argwhere(pixels[..., 0] > 200).mean(0)[::-1] for pixels in images]
-      sure = [np.concatenate([np.broadcast_to(xy, (17, 2)), np.ones((17, 1))], 1) for xy in middle]
-      return [np.stack([person] * len(found)) for person, found in zip(sure, boxes)]
+      people = [
+        np.concatenate([np.broadcast_to(xy, (17, 2)), np.ones((17, 1))], 1) for xy in middle
+      ]
+      return [np.stack([p] * len(frame_boxes)) for p, frame_boxes in zip(people, boxes)]
 
-  monkeypatch.setattr(predict, 'load_predictor', lambda workdir: Predictor())
+  monkeypatch.setattr(predictors, 'load_predictor', lambda workdir: Predictor())
   target = video.predict_video('', write_video(tmp_path / 'a.mp4'), tmp_path / 'out')
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   for i, (row, picture) in enumerate(zip(rows, read_video(target)[1], strict=True)):
@@ -114,11 +115,11 @@ def test_boxes_by_frame(workdir, tmp_path, loaded):
   assert [len(row['people']) for row in rows] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 12, *[0] * 9]
   assert len(read_video(target)[1]) == 19
   (predictor,) = loaded
-  assert predictor._predict._cache_size() == 1
+  assert predictor._predict.func._cache_size() == 1
   frame = read_video(source)[1][9]
   expected = predictor(frame, [[9, 9, 30, 50], [1, 5, 30, 40]])
-  found = [np.reshape(rows[9]['people'][n]['keypoints'], (17, 3)) for n in (0, 1)]
-  np.testing.assert_allclose(found, expected, atol=1e-3)
+  people = [np.reshape(rows[9]['people'][n]['keypoints'], (17, 3)) for n in (0, 1)]
+  np.testing.assert_allclose(people, expected, atol=1e-3)
 
 
 def test_people_of_a_detector(workdir, tmp_path, monkeypatch):
@@ -184,7 +185,7 @@ def test_cut_off(workdir, tmp_path, caplog):
   whole = write_video(tmp_path / 'whole.mkv', 30).read_bytes()
   (tmp_path / 'cut.mkv').write_bytes(whole[: len(whole) * 7 // 10])
   video.predict_video(workdir, tmp_path / 'cut.mkv', tmp_path / 'out')
-  assert 'frames, but by its duration 30; is it cut off?' in caplog.text
+  assert 'frames, expected 30 from its duration; is the file cut off?' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_what_is_no_video(workdir, tmp_path, name, content, message):
   path = tmp_path / name
   if content == 'cut':
     whole = write_video(path).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])  # what says where the frames are is gone
+    path.write_bytes(whole[: len(whole) // 2])  # the index of the frames is lost
   elif content == 'sound':
     with av.open(str(path), 'w') as container:
       stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
@@ -256,8 +257,9 @@ def test_without_pyav(workdir, tmp_path, monkeypatch):
 
 
 def test_it_says_how_far_it_is(workdir, tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr('mrpose_jax.progress.LINE_SECONDS', 0)
+  monkeypatch.setattr('mrpose_jax.runtime.progress_bar.LINE_SECONDS', 0)
   caplog.set_level(logging.INFO)
   video.predict_video(workdir, write_video(tmp_path / 'a.mp4', 10), tmp_path / 'out')
-  lines = [record.message for record in caplog.records if record.name == 'mrpose_jax.progress']
+  logger = 'mrpose_jax.runtime.progress_bar'
+  lines = [record.message for record in caplog.records if record.name == logger]
   assert [line.split(',')[0] for line in lines] == ['8 of 10 frames', '10 of 10 frames']

@@ -42,7 +42,7 @@ def random_predictions(seed, n, images):
 
 
 def kept_by_plain_loops(predictions, score_threshold, oks_threshold, sigmas):
-  """The rule written as slowly as it reads: rows that stay, and every row's score."""
+  """The rule in plain loops: the remaining rows, and every row's score."""
   keypoints, area = predictions['keypoints'].astype(float), predictions['area']
   scores = []
   for points, box_score in zip(keypoints, predictions['box_scores'], strict=True):
@@ -159,7 +159,7 @@ def test_shapes_that_do_not_go_together():
   predictions = predict([1], [person(0)], [0.5])
   with pytest.raises(ValueError, match='17 OKS sigmas'):
     coco.rescore_and_nms(predictions)
-  with pytest.raises(ValueError, match='one row a person'):
+  with pytest.raises(ValueError, match='one row per person'):
     coco.rescore_and_nms(predictions | {'area': np.ones(2)}, sigmas=SIGMAS)
 
 
@@ -189,7 +189,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 @pytest.fixture
 def annotations(tmp_path):
-  """Two images, a medium person (annotation 0) in the first; (path, dataset)."""
+  """(path, dataset) of two images with a medium-sized person (annotation 0) in the first."""
   dataset = {
     'images': [{'id': 1}, {'id': 2}],
     'categories': [{'id': 3, 'name': 'person', 'keypoints': ['head', 'foot']}],
@@ -226,7 +226,7 @@ def test_perfect_prediction(annotations, capsys):
 
 def test_metrics_by_hand(annotations):
   # The person is 18 pixels off: OKS = exp(-18^2 / 2500) = 0.878, right at the 8 thresholds
-  # 0.5, 0.55, .., 0.85 of 10. A false one in image 2 with a higher score halves the precision.
+  # 0.5, 0.55, .., 0.85 of 10. A false person in image 2 with a higher score halves the precision.
   metrics = evaluate_people(annotations[0], [1, 2], [28, 10], [0.5, 0.9])
   assert metrics['AR'] == pytest.approx(0.8)
   assert metrics['AR50'] == pytest.approx(1.0)
@@ -235,14 +235,14 @@ def test_metrics_by_hand(annotations):
 
 
 def test_what_data_of_ones_own_may_leave_out(annotations):
-  """The area is then the box's, here 2500 as before; nobody is a crowd."""
+  """By default the area is the box's, here 2500 as before, and nobody is a crowd."""
   path, dataset = annotations
   before = evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9])
   for key in ('num_keypoints', 'area', 'iscrowd'):
     del dataset['annotations'][0][key]
   path.write_text(json.dumps(dataset))
   assert evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9]) == before
-  # As in COCO, whoever is predicted at a person without keypoints counts neither way.
+  # As in COCO, a prediction for a person without keypoints is neither correct nor false.
   dataset['annotations'].append({'id': 1, 'image_id': 2, 'category_id': 3, 'bbox': [0, 0, 9, 9]})
   path.write_text(json.dumps(dataset))
   metrics = evaluate_people(path, [1, 2], [28, 10], [0.5, 0.9])
@@ -272,7 +272,7 @@ def without(dataset, key):
     (lambda d: json.dumps(d | {'categories': [{'id': 3}]}), 'no category names keypoints'),
     (
       lambda d: json.dumps(d | {'categories': [{'id': 3, 'keypoints': ['head']}]}),
-      'annotates 1 keypoints a person, the predictions have 2',
+      'annotates 1 keypoints per person, but the predictions have 2',
     ),
     (lambda d: json.dumps(without(d, 'bbox')), 'annotation 0 lacks bbox'),
   ],

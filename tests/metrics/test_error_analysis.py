@@ -1,4 +1,4 @@
-"""Who is compared with whom, distances by hand, left taken for right, best and worst people."""
+"""Matching of people, distances by hand, confusion of left and right, best and worst people."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ TRUTH = np.array([[50, 20], [30, 60], [70, 60]], np.float32)  # in a box of 100 
 
 @dataclasses.dataclass
 class Dataset:
-  """Records with people: a list for each image of (person id, keypoints, visible)."""
+  """A data set; each of its images is a list of (person id, keypoints, visible)."""
 
   images: list
   skeleton = ARM
@@ -48,7 +48,7 @@ class Dataset:
 
 
 def kept(*rows):
-  """Rows of (image id, person id, keypoints)."""
+  """Predictions from rows of (image id, person id, keypoints)."""
   image_ids, person_ids, keypoints = zip(*rows)
   keypoints = np.stack(keypoints).astype(np.float32)
   scores = np.ones((*keypoints.shape[:2], 1), np.float32)
@@ -96,7 +96,7 @@ def test_left_taken_for_right():
   away = TRUTH + np.array([[0, 0], [0, 0], [0, 30]])
   together = np.array([[50, 20], [50, 60], [55, 60]], np.float32)
   people = [(n, TRUTH, [1, 1, 1]) for n in range(4)]
-  people += [(4, TRUTH, [1, 1, 0]), (5, together, [1, 1, 1])]  # neither says anything
+  people += [(4, TRUTH, [1, 1, 0]), (5, together, [1, 1, 1])]  # neither of these counts
   rows = [(10, n, k) for n, k in enumerate((TRUTH, swapped, one_side, away, swapped, swapped))]
   matches = error_analysis.match(kept(*rows), Dataset([people]))
   summary = error_analysis.summarize(matches, ARM)

@@ -13,7 +13,7 @@ JOINTS = 'rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho 
 
 
 def write_ground_truth(path, target, visible, diagonal=(60, 80)):
-  """gt_valid.mat as MPII has it; target [N, 16, 2] 1-based, head boxes of one diagonal."""
+  """Writes a gt_valid.mat like MPII's; target [N, 16, 2] is 1-based, head boxes have one size."""
   n = len(target)
   corners = np.zeros((2, 2, n))
   corners[1] = np.array(diagonal)[:, None]
@@ -30,7 +30,7 @@ def write_ground_truth(path, target, visible, diagonal=(60, 80)):
 
 
 def shifted(target, joint, pixels):
-  """0-based predictions that are right but for `pixels` in x at one joint."""
+  """0-based predictions that equal the target except for `pixels` in x at one joint."""
   keypoints = np.array(target, float) - 1
   keypoints[:, JOINTS.index(joint), 0] += pixels
   return keypoints
@@ -79,8 +79,8 @@ def test_the_mean_weights_joints_by_their_annotations(tmp_path, target):
   visible = np.ones((2, 16))
   visible[0, JOINTS.index('head')] = 0
   path = write_ground_truth(tmp_path / 'gt.mat', target, visible)
-  # 27 annotated joints are scored; the head of the second person is wrong, that of the first too
-  # but not annotated.
+  # 27 annotated joints are scored. The heads of both people are wrong, but only that of the second
+  # is annotated.
   table = pck.pckh(shifted(target, 'head', 400), path)
   assert table['Head'] == 0
   assert table['Mean'] == pytest.approx(100 * 26 / 27)
@@ -107,7 +107,7 @@ def test_golden_pckh():
 
 def test_wrong_number_of_people(tmp_path, target):
   path = write_ground_truth(tmp_path / 'gt.mat', target, np.ones((2, 16)))
-  with pytest.raises(errors.DataError, match=r'annotates 2 people .* are \[1, 16, 2\]'):
+  with pytest.raises(errors.DataError, match=r'annotates 2 people .* shape \[1, 16, 2\]'):
     pck.pckh(target[:1] - 1, path)
 
 
@@ -116,17 +116,17 @@ def test_files_that_are_no_ground_truth(tmp_path, target):
   with pytest.raises(errors.DataError, match='No such file'):
     pck.pckh(target, path)
   path.write_bytes(b'')
-  with pytest.raises(errors.DataError, match='not a whole MATLAB file'):
+  with pytest.raises(errors.DataError, match='not a complete MATLAB file'):
     pck.pckh(target, path)
   path.write_text('{"annotations": []}' * 20)
-  with pytest.raises(errors.DataError, match='not a whole MATLAB file'):
+  with pytest.raises(errors.DataError, match='not a complete MATLAB file'):
     pck.pckh(target, path)
   scipy.io.savemat(path, {'preds': target})
   with pytest.raises(errors.DataError, match='lacks dataset_joints, jnt_missing'):
     pck.pckh(target, path)
   whole = write_ground_truth(path, target, np.ones((2, 16))).read_bytes()
   path.write_bytes(whole[: len(whole) // 2])
-  with pytest.raises(errors.DataError, match='not a whole MATLAB file'):
+  with pytest.raises(errors.DataError, match='not a complete MATLAB file'):
     pck.pckh(target, path)
 
 

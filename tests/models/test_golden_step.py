@@ -1,13 +1,13 @@
 """One training step of each network on ResNet-50 against the authors' PyTorch code.
 
-Loss and statistics agree to float32's rounding, and every kernel's gradient to 0.2 %. With two
-images a batch, the gradients of batch norm's scales and biases are so badly conditioned (a ReLU
-flips where a rounding error crosses zero) that PyTorch's own float32 values lie up to 0.7 % off a
-float64 computation of the same step; they are held to 1 %.
+Loss and batch statistics agree up to float32 rounding, and every kernel's gradient to 0.2 %. In
+batches of two images, the gradients of batch norm's scales and biases are ill-conditioned: a ReLU
+flips where a rounding error crosses zero. PyTorch's own float32 gradients differ by up to 0.7 %
+from a float64 computation of the same step, so these are compared to 1 %.
 
-The norm of the whole gradient depends on the processor that sums: it moves by 2e-4 (standard
-deviation; 7e-4 at most of ten draws) where the images' last bit changes. So it is drawn several
-times, and PyTorch's must be one of its draws.
+The norm of the whole gradient depends on the order of summation, and so on the processor. When the
+images' last bits change, it varies by 2e-4 (standard deviation; at most 7e-4 in ten samples). So
+the test samples it several times and checks that PyTorch's norm could be one of the samples.
 """
 
 import json
@@ -33,7 +33,7 @@ def test_loss_gradients_and_statistics_of_one_step(network):
   shapes = meta['state_dict'][f'{network}_r50_k17']
   variables = mrpose_jax.import_torch_weights(golden_weights.state_dict(shapes, seed=0), model)
   r = np.random.default_rng(1000)
-  r.standard_normal((1, 3, 256, 192))  # the evaluation input comes first
+  r.standard_normal((1, 3, 256, 192))  # skips the evaluation input, which was drawn first
   images = r.standard_normal((2, 3, 256, 192)).astype(np.float32).transpose(0, 2, 3, 1)
   target = r.uniform(0, 1, (2, 17, 64, 48)).astype(np.float32).transpose(0, 2, 3, 1)
   weights = (r.uniform(0, 1, (2, 17, 1)) > 0.2)[..., 0].astype(np.float32)
@@ -47,8 +47,8 @@ def test_loss_gradients_and_statistics_of_one_step(network):
 
     return jax.value_and_grad(loss_of, has_aux=True)(variables['params'])
 
-  on_a_cpu = compilation.jit(step)
-  for program in (jax.jit(step), on_a_cpu):
+  cpu_step = compilation.jit(step)
+  for program in (jax.jit(step), cpu_step):
     (loss, batch_stats), gradients = program(variables, images)
     np.testing.assert_allclose(loss, expected['loss'], rtol=1e-5)
     names = mrpose_jax.export_torch_weights(
@@ -59,20 +59,18 @@ def test_loss_gradients_and_statistics_of_one_step(network):
       for name, norm in expected[kind].items():
         np.testing.assert_allclose(norms[name], norm, rtol=1e-6, err_msg=name)
     for name, norm in expected['grad_l2'].items():
-      if re.fullmatch(
-        r's_conv\d\.0\.bias', name
-      ):  # before a batch norm: exactly zero but for rounding
+      if re.fullmatch(r's_conv\d\.0\.bias', name):  # before a batch norm: zero except for rounding
         assert max(norms[name], norm) < 1e-6, name
       else:
         tolerance = 2e-3 if names[name].ndim == 4 else 1e-2
         np.testing.assert_allclose(norms[name], norm, rtol=tolerance, err_msg=name)
 
-  draws = [optax.tree.norm(gradients)]
+  samples = [optax.tree.norm(gradients)]
   for _ in range(7):
     towards = r.choice(np.float32([-np.inf, np.inf]), images.shape)
-    _, gradients = on_a_cpu(variables, np.nextafter(images, towards))
-    draws.append(optax.tree.norm(gradients))
+    _, gradients = cpu_step(variables, np.nextafter(images, towards))
+    samples.append(optax.tree.norm(gradients))
   norm = np.linalg.norm(list(expected['grad_l2'].values()))
-  spread = np.std(draws, ddof=1)
+  spread = np.std(samples, ddof=1)
   assert spread < 4e-4 * norm
-  assert abs(np.mean(draws) - norm) < 4 * spread
+  assert abs(np.mean(samples) - norm) < 4 * spread

@@ -1,4 +1,4 @@
-"""Convolutions and batch norm as modules."""
+"""Layers of the networks: convolutions, heatmap head and batch norm."""
 
 import functools
 
@@ -12,7 +12,7 @@ from mrpose_jax.models import layers
 
 
 def test_deconv_by_hand():
-  """One pixel of 1 under a kernel 0..15: padding 1 cuts the kernel's first row and column."""
+  """One pixel of value 1, kernel 0..15: padding 1 leaves the kernel's middle rows and columns."""
   kernel = jnp.arange(16.0).reshape(4, 4, 1, 1)
   y = layers.deconv(1).apply({'params': {'kernel': kernel}}, jnp.ones((1, 1, 1, 1)))
   np.testing.assert_array_equal(y[0, :, :, 0], [[5, 6], [9, 10]])
@@ -32,7 +32,7 @@ def test_the_head_is_a_1x1_convolution_with_float32_output(dtype):
 
 
 def test_forward_and_reverse_mode_agree():
-  """<u, J v> of both modes, of a whole training pass."""
+  """Both modes give the same <u, J v> for a whole training pass."""
   model = mrpose_jax.create_model('mrfeanet2', depth=50, num_keypoints=3, width=4)
   images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
   variables = model.init(jax.random.key(0), images, train=False)
@@ -52,7 +52,7 @@ def test_forward_and_reverse_mode_agree():
 
 
 def test_batch_norm_by_hand():
-  """Values 1, 3 of one channel: mean 2, variance 1 in the batch, 2 unbiased in the statistics."""
+  """Values 1, 3 in one channel: mean 2, batch variance 1, unbiased running variance 2."""
   norm = layers.BatchNorm(use_running_average=False)
   x = jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)
   variables = norm.init(jax.random.key(0), x)

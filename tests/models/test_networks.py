@@ -20,8 +20,8 @@ from tests.helpers import shared_data
 
 NETWORKS = tuple(decoders.DECODERS)
 
-# Parameters of each network on ResNet-50, -101, -152 for K = 17 and 16, counted by the authors'
-# PyTorch code.
+# Number of parameters of each network on ResNet-50, -101 and -152 for K = 17 and 16, according to
+# the authors' PyTorch code.
 PARAMETERS = {
   ('simple_baseline', 17): (33999697, 52991825, 68635473),
   ('simple_baseline', 16): (33999440, 52991568, 68635216),
@@ -80,7 +80,7 @@ def test_encoder_resolutions_and_channels():
 
 
 def test_heatmaps_equal_the_released_codes():
-  """mrfeanet2 on ResNet-50, the paper's best; the other networks' wiring is checked small below."""
+  """Heatmaps of mrfeanet2 on ResNet-50; test_golden_step checks all networks."""
   expected = np.load(shared_data.golden('heatmaps.npz'))['mrfeanet2_r50_k17_heatmaps']
   meta = json.loads(shared_data.golden('models.json').read_text())
   model = mrpose_jax.create_model('mrfeanet2', depth=50)
@@ -122,7 +122,7 @@ def test_folded_batch_norm_is_the_same_function(network, depth):
   variables = model.init(jax.random.key(0), images, train=False)
   keys = iter(jax.random.split(jax.random.key(2), 1000))
 
-  def positive(x):  # what training makes of ones and zeros
+  def positive(x):  # stands for trained values, as initial scales and statistics are 0 and 1
     return jax.random.uniform(next(keys), x.shape, minval=0.5, maxval=1.5)
 
   variables = jax.tree.map(lambda x: positive(x) if x.ndim == 1 else 3 * x, variables)
@@ -131,6 +131,6 @@ def test_folded_batch_norm_is_the_same_function(network, depth):
   scales = [x for p, x in jax.tree_util.tree_leaves_with_path(folded) if 'scale' in str(p)]
   assert all((x == 1).all() for x in scales)
   expected = model.apply(variables, images, train=False)
-  found = model.apply(folded, images, train=False)
+  heatmaps = model.apply(folded, images, train=False)
   assert jnp.abs(expected).max() > 1e-3
-  np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+  np.testing.assert_allclose(heatmaps, expected, atol=2e-5 * float(jnp.abs(expected).max()))

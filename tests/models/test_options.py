@@ -1,4 +1,4 @@
-"""Options of the networks and the step: the same function, other costs."""
+"""Options of networks and training step that change the costs but not the results."""
 
 import re
 
@@ -29,13 +29,13 @@ def images_of(n, seed=0):
 def model_and_variables(network='mrfeanet2', **options):
   model = mrpose_jax.create_model(network, depth=18, num_keypoints=3, width=4, **options)
   variables = model.init(jax.random.key(0), images_of(1), train=False)
-  # The decoder starts near zero; the tests want heatmaps of the size of one.
+  # The decoder's initial kernels are scaled up to get heatmaps of magnitude one.
   scaled = jax.tree.map(lambda p: 30 * p if p.ndim == 4 else p, variables['params']['decoder'])
   return model, variables | {'params': variables['params'] | {'decoder': scaled}}
 
 
 def gradient(model, variables, images):
-  """Heatmaps, running statistics and parameter gradients of one training pass."""
+  """Returns parameter gradients, and (heatmaps, running statistics), of one training pass."""
 
   def loss_of(params):
     heatmaps, updated = model.apply(
@@ -47,7 +47,7 @@ def gradient(model, variables, images):
 
 
 def assert_close(a, b, rtol):
-  """Whole trees by the largest number of each leaf."""
+  """Compares two trees, with tolerances relative to the largest number of each leaf."""
   for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)):
     limit = rtol * np.abs(y).max() + 1e-7
     np.testing.assert_allclose(x, y, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path))
@@ -71,7 +71,7 @@ def test_groups_are_normalised_as_if_they_were_alone():
 
 @pytest.mark.parametrize('groups', [1, 4, 8])
 def test_statistics_of_whole_groups_stay_on_their_device(groups):
-  """Four devices: the forward pass has no all-reduce in a device's own groups."""
+  """On four devices, the forward pass has no all-reduce if each group lies on one device."""
   model, variables = model_and_variables(norm_groups=groups)
   mesh = parallel.data_mesh()
   forward = jax.jit(
@@ -94,7 +94,7 @@ def test_rematerialisation_is_the_same_function_and_keeps_less(network):
   assert_close(gradient(saving, variables, images), gradient(model, variables, images), 1e-4)
 
   def kept(model):
-    """Bytes that the forward pass keeps for the backward pass."""
+    """Bytes that the forward pass stores for the backward pass."""
 
     def loss_of(params):
       heatmaps, _ = model.apply(
@@ -109,7 +109,7 @@ def test_rematerialisation_is_the_same_function_and_keeps_less(network):
 
 
 def operations(jaxpr):
-  """All equations, those of inner functions too."""
+  """Yields all equations, including those of inner functions."""
   for equation in jaxpr.eqns:
     yield equation
     for value in jax.tree.leaves(
@@ -155,13 +155,13 @@ def test_bfloat16_is_what_the_arithmetic_is_done_in(network):
 
 def test_the_deterministic_max_pool_is_the_same_function():
   x = jax.random.normal(jax.random.key(0), (2, 12, 8, 3))
-  ties = jnp.round(x)  # many equal pixels in a window
+  ties = jnp.round(x)  # windows contain many equal pixels
   for images in (x, ties, jax.nn.relu(ties)):
     dy = jax.random.normal(jax.random.key(1), (2, 6, 4, 3))
-    found = jax.vjp(lambda x: layers.MaxPool(deterministic=True).apply({}, x), images)
-    expected = jax.vjp(lambda x: layers.MaxPool().apply({}, x), images)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_allclose(found[1](dy)[0], expected[1](dy)[0], atol=1e-6)
+    y, pull = jax.vjp(lambda x: layers.MaxPool(deterministic=True).apply({}, x), images)
+    expected, expected_pull = jax.vjp(lambda x: layers.MaxPool().apply({}, x), images)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_allclose(pull(dy)[0], expected_pull(dy)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize('deterministic', [False, True])
@@ -180,7 +180,7 @@ def test_a_deterministic_network_has_no_select_and_scatter(deterministic):
 
 
 def make_step(accumulate, norm_groups=1):
-  """A training step on eight drawn people, and what it takes."""
+  """Returns a training step, its initial state and a batch of eight synthetic people."""
   config = tiny_people.config()
   config.model.norm_groups = norm_groups
   dataset = loader.open_dataset('coco', config.data.data_dir)
@@ -201,14 +201,14 @@ def make_step(accumulate, norm_groups=1):
 
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch():
-  """Two parts of rows 0, 2, .. and 1, 3, .. against the same rows as two groups of one batch.
+  """Accumulating rows 0, 2, .. and 1, 3, .. equals one batch with these rows as two norm groups.
 
-  Each has its own statistics, so loss and gradient are those of the grouped batch; the running
-  statistics are updated part by part.
+  Parts and groups have their own batch statistics, so loss and gradients agree. The running
+  statistics are updated after each part.
   """
   step, state, batch = make_step(accumulate=2)
   parts, in_parts = jax.jit(step)(state, batch)
-  # The same crops, in groups: augmentation is drawn by row, so the reordering is done behind it.
+  # Augmentation is random by row, so the rows are sorted into groups after augmentation.
   make_examples = train.make_examples
   order = np.r_[0:8:2, 1:8:2]
 
@@ -223,7 +223,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch():
   np.testing.assert_allclose(in_parts['loss'], at_once['loss'], rtol=1e-6)
   np.testing.assert_allclose(in_parts['gradient_norm'], at_once['gradient_norm'], rtol=1e-4)
   assert_close(parts.opt_state, grouped.opt_state, 1e-3)
-  # The running statistics are those of two batches, one after the other.
+  # The running statistics equal those after two batches in sequence.
   config = tiny_people.config()
   skeleton = loader.open_dataset('coco', config.data.data_dir).skeleton
   crops = make_examples(

@@ -1,3 +1,5 @@
+"""Costs read from compiled programs: one program by hand, and real ones on CPU devices."""
+
 import jax
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 
 
 class Text:
-  """Stands for a lowered and compiled program of which only this text is known."""
+  """Stub of a lowered and compiled program with this text and these costs."""
 
   def __init__(self, text, costs):
     self.text, self.costs = text, costs
@@ -73,12 +75,13 @@ def test_a_program_by_hand(side, singly):
   assert program.memory == 750
   assert program.flops == 5
   assert program.loops == (200,)
-  # Main memory only, where x and y are not: the gathers' and the all-reduce's results, the slice
-  # that y is made of, the copy of x, and what the loop collects.
+  # Only main memory counts, and x and y lie elsewhere. It holds the results of the gathers and the
+  # all-reduce, the slice that y is copied from, the copy of x, and what the loop collects.
   gathers, reduce = 500 * 3 * 4 + 17 * 64 * 2 * 4, 8 * 4 * 2 + 2 * 4
   assert program.traffic == gathers + reduce + 2 * 4 * 4 + 8 * 4 * 4 + 2 * 200 * 4 * 4 * 3
   assert program.collectives == (('all-reduce', 1, 8 * 4 * 2 + 2 * 4),)
-  # The gather of pixels, not the one of whole rows of keypoints; the loop if it takes pixels.
+  # The gather of pixels counts, the one of whole rows of keypoints does not; the loop counts if it
+  # slices single pixels.
   assert program.single_gathers == 1 + singly
 
 
@@ -90,7 +93,7 @@ def test_a_product_on_four_devices():
   program = compiled.measure(product.lower(x))
   ((kind, number, size),) = program.collectives
   assert (kind, number) == ('all-reduce', 1)
-  assert size in (4, 4 * 16 * 16)  # the sum or the matrix
+  assert size in (4, 4 * 16 * 16)  # XLA reduces the sum or the matrix
   assert 2 * 8 * 16 * 16 <= program.flops < 2.5 * 8 * 16 * 16
   assert program.memory >= 8 * 16 * 4
   assert program.loops == ()

@@ -1,7 +1,7 @@
-"""What a training step costs, in counts that are the same on every machine.
+"""Costs of training steps and predictions, as counts that are the same on every machine.
 
-None of it is a time: operations and types are those of the program before XLA compiles it, and
-all-reduces those of a tiny network on four CPU devices.
+No test measures time. Operations and types are read from the program before XLA compiles it,
+all-reduces from a tiny network compiled for four CPU devices.
 """
 
 import functools
@@ -46,14 +46,14 @@ def shapes(network, **options):
 
 
 def analytic_flops(model, variables, images):
-  """Of all convolutions: two for each weight and pixel, forwards and in both gradients.
+  """FLOPs of all convolutions: two per weight and pixel, in the forward pass and both gradients.
 
   The stem has no gradient with respect to the images. Returns the number without and with the taps
   that lie in the padding.
   """
 
   def outputs(variables, images):
-    _, found = model.apply(
+    _, captured = model.apply(
       variables,
       images,
       train=False,
@@ -62,33 +62,33 @@ def analytic_flops(model, variables, images):
       ),
       mutable=['intermediates'],
     )
-    return found['intermediates']
+    return captured['intermediates']
 
-  found = traverse_util.flatten_dict(jax.eval_shape(outputs, variables, images))
+  layer_outputs = traverse_util.flatten_dict(jax.eval_shape(outputs, variables, images))
   kernels = traverse_util.flatten_dict(variables['params'])
   inside = everything = 0
-  for (*path, _), (output,) in found.items():
+  for (*path, _), (output,) in layer_outputs.items():
     n, *size, _ = output.shape
     taps, _, *channels = kernels[*path, 'kernel'].shape
-    if taps == 4:  # the transpose of a convolution of its output
+    if taps == 4:  # a transposed convolution: counted as the convolution of its output
       stride, size = 2, [length // 2 for length in size]
     else:
       stride = 1 + (path[-1] == 'stem_conv' or path[-2:] in STRIDED)
     flops = (2 if path[-1] == 'stem_conv' else 3) * 2 * n * math.prod(channels)
     everything += flops * taps**2 * math.prod(size)
-    inside += flops * math.prod(met(length, taps, stride) for length in size)
+    inside += flops * math.prod(taps_inside(length, taps, stride) for length in size)
   return inside, everything
 
 
-def met(length, taps, stride):
-  """Pairs of an output pixel and a tap, along an axis, where the tap meets the image."""
-  seen = stride * np.arange(length)[:, None] + np.arange(taps) - (taps - 1) // 2
-  return int(((seen >= 0) & (seen < stride * length)).sum())
+def taps_inside(length, taps, stride):
+  """Number of pairs of an output pixel and a tap, along an axis, with the tap inside the image."""
+  inputs = stride * np.arange(length)[:, None] + np.arange(taps) - (taps - 1) // 2
+  return int(((inputs >= 0) & (inputs < stride * length)).sum())
 
 
 @pytest.mark.parametrize('network', ['simple_baseline', 'mrheatnet1', 'mrfeanet1', 'mrfeanet2'])
 def test_a_step_of_resnet50_does_the_arithmetic_of_its_convolutions(network):
-  """To 3 %, for batch norm and the rest. XLA's convolutions skip the padding."""
+  """Up to 3 % more, for batch norm and the rest. XLA does not count taps in the padding."""
   model, variables, images = shapes(network)
   lowered = trace(model, variables, images).lower(lowering_platforms=('tpu',))
   inside, _ = analytic_flops(model, variables, images)
@@ -97,7 +97,7 @@ def test_a_step_of_resnet50_does_the_arithmetic_of_its_convolutions(network):
 
 @pytest.mark.parametrize('network', ['simple_baseline', 'mrfeanet2'])
 def test_gradients_on_a_cpu_do_less_arithmetic(network):
-  """Half the products behind most 3x3 convolutions, three eighths less behind deconvolutions."""
+  """Gradients of most 3x3 convolutions need half the products, of deconvolutions five eighths."""
   model, variables, images = shapes(network)
   inside, _ = analytic_flops(model, variables, images)
   gradient = jax.value_and_grad(functools.partial(loss_of, model), has_aux=True)
@@ -106,7 +106,7 @@ def test_gradients_on_a_cpu_do_less_arithmetic(network):
 
 
 def test_predictions_on_a_cpu_do_less_arithmetic():
-  """Half the products of most 3x3 convolutions, three eighths less of most deconvolutions."""
+  """Most 3x3 convolutions need half the products, most deconvolutions five eighths."""
   model, variables, images = shapes('simple_baseline')
   kernels = jax.eval_shape(functools.partial(door.prepare_kernels, model), variables)
   apply = functools.partial(model.apply, train=False)
@@ -119,8 +119,11 @@ def test_predictions_on_a_cpu_do_less_arithmetic():
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 @pytest.mark.parametrize('train', [False, True])
 def test_accelerators_have_plain_convolutions_alone(platform, train):
-  """No choice of forms, no loop, and one matrix product a head and pass (a 1x1 convolution as a
-  matrix product costs a TPU's training step a tenth more traffic)."""
+  """They contain no choice of forms, no loop, and one matrix product per head and pass.
+
+  Other 1x1 convolutions stay convolutions: as matrix products they would cost a TPU's training step
+  a tenth more traffic.
+  """
   model, variables, images = shapes('mrfeanet2')
   function = jax.jit(functools.partial(model.apply, train=False)).trace(variables, images)
   function = trace(model, variables, images) if train else function
@@ -139,9 +142,9 @@ def test_in_bfloat16_no_convolution_computes_in_float32(platform):
 
 
 def test_all_reduces_and_traffic_of_a_step():
-  """Statistics of each batch norm travel at most once forwards and once back, and gradients once.
+  """All-reduces: each batch norm's statistics at most once per direction, the gradients once.
 
-  Traffic may grow by a tenth: it depends on XLA's version.
+  Traffic depends on XLA's version, so the limit allows a tenth more.
   """
   model = mrpose_jax.create_model('simple_baseline', depth=18, num_keypoints=3, width=4)
   mesh = parallel.data_mesh()

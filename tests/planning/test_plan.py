@@ -1,3 +1,5 @@
+"""The plan: its table and bounds by hand, the largest batch, and errors about topologies."""
+
 import jax
 import pytest
 from flax import linen as nn
@@ -13,28 +15,28 @@ from mrpose_jax.planning import plan
 
 
 class Tiny(nn.Module):
-  """One layer, which compiles in a second."""
+  """A network of one layer, which compiles in a second."""
 
   num_keypoints: int
 
   @nn.compact
   def __call__(self, images, train):
-    heatmaps = layers.Conv(self.num_keypoints, 3)(images[:, ::4, ::4])
-    return layers.BatchNorm()(heatmaps, train)
+    heatmaps = layers.conv(self.num_keypoints, (3, 3), padding=1)(images[:, ::4, ::4])
+    return layers.BatchNorm(use_running_average=not train)(heatmaps)
 
 
 @pytest.fixture
 def config():
-  made = custom.get_config('simple_baseline,width=4')
-  made.data.image_size = (64, 64)
-  made.train.batch_size = made.eval.batch_size = 8
-  made.eval.canvas = 80
-  return made
+  tiny_config = custom.get_config('simple_baseline,width=4')
+  tiny_config.data.image_size = (64, 64)
+  tiny_config.train.batch_size = tiny_config.eval.batch_size = 8
+  tiny_config.eval.canvas = 80
+  return tiny_config
 
 
 @pytest.fixture
 def here(monkeypatch):
-  """The CPU devices in the place of a topology."""
+  """Replaces the topology by the CPU devices."""
   chip = plan.Chip(memory=1e9, flops=1e12, bandwidth=1e11, interconnect=1e10)
   monkeypatch.setattr(plan, 'open_topology', lambda topology: (chip, jax.devices()))
   return chip
@@ -52,7 +54,7 @@ def test_the_table(config, here, monkeypatch):
   assert rows['fits'] == ['yes', 'yes']
   assert rows['largest batch that fits'] == ['72', '72']
   assert ' all-reduce, ' in rows['collectives'][0]
-  assert rows['collectives'][1] == 'none'  # no example leaves its device
+  assert rows['collectives'][1] == 'none'  # examples stay on their devices
   assert float(rows['TFLOP'][0]) > 0
   assert rows['bound by'][0] in ('arithmetic', 'memory', 'interconnect')
   assert rows['crops and augmentation add to FLOP, bytes'][0].count('%') == 2
@@ -64,11 +66,11 @@ def test_bounds_by_hand():
   program = compiled.Program(2**30, 2e9, 4e6, collectives, (), 0)
   rows = plan.describe(program, program.memory, 16, 24, chip, 4)
   assert rows['peak memory, GiB'] == '1.00 of 2.00'
-  assert rows['FLOP a byte'] == '500'
-  # 2e9 / 1e12, 4e6 / 1e9, and 1.5 MB over 1e8 bytes a second.
-  assert rows['least ms: arithmetic, memory, interconnect'] == '2.0, 4.0, 15.0'
+  assert rows['FLOP per byte'] == '500'
+  # 2e9 / 1e12, 4e6 / 1e9, and 1.5 MB at 1e8 bytes per second.
+  assert rows['minimum ms: arithmetic, memory, interconnect'] == '2.0, 4.0, 15.0'
   assert rows['bound by'] == 'interconnect'
-  assert rows['people a second, at most'] == '1067, all devices 4267'
+  assert rows['maximum people per second'] == '1067, all devices 4267'
   crops = compiled.Program(0, 1e9, 1e6, (), (), 0)
   added = plan.describe_crops(crops, program)
   assert list(added.values()) == ['100.0 %, 33.3 %']
@@ -98,12 +100,16 @@ def test_a_compiler_that_finds_too_little_memory(config, monkeypatch):
 @pytest.mark.parametrize(
   ('memory_of', 'start', 'expected'),
   [
-    (lambda n: 100 + 10 * n, 8, 88),  # the line hits at once: 90, in eights
+    (
+      lambda n: 100 + 10 * n,
+      8,
+      88,
+    ),  # the first guess is right: 90, rounded down to a multiple of 8
     (lambda n: 100 + 10 * n, 200, 88),
-    (lambda n: 100 + n * n, 8, 30),  # the line is far off
+    (lambda n: 100 + n * n, 8, 30),  # far from linear
     (lambda n: 2000, 8, 0),
     (lambda n: 100 + 300 * n, 64, 3),
-    (lambda n: min(100 + 10 * n, 900) if n <= 320 else 2000, 8, 320),  # parts computed again
+    (lambda n: min(100 + 10 * n, 900) if n <= 320 else 2000, 8, 320),  # XLA rematerialises
   ],
 )
 def test_largest_batch(memory_of, start, expected):
@@ -113,9 +119,9 @@ def test_largest_batch(memory_of, start, expected):
     tried.append(n)
     return memory_of(n)
 
-  found = plan.largest_batch(record, start, memory_of(start), 100, 1000)
-  assert expected * 15 / 16 <= found <= expected
-  assert found == 0 or memory_of(found) <= 1000
+  largest = plan.largest_batch(record, start, memory_of(start), 100, 1000)
+  assert expected * 15 / 16 <= largest <= expected
+  assert largest == 0 or memory_of(largest) <= 1000
   assert len(tried) <= 8
 
 
@@ -180,7 +186,7 @@ def test_keypoints_come_from_the_data_sets_name(here):
 
 
 def test_crops_for_a_tpu_take_no_pixel_by_itself(config):
-  """With the real compiler, where it is installed."""
+  """Uses the real compiler, if it is installed."""
   pytest.importorskip('libtpu')
   _, devices = plan.open_topology('v5e:1x1')
   program = compiled.measure(plan.Planner(config, devices).crops(2))
@@ -188,7 +194,7 @@ def test_crops_for_a_tpu_take_no_pixel_by_itself(config):
 
 
 def test_crops_for_a_tpu_keep_their_weights_on_the_chip():
-  """256 * 192 pixels times 2 * 37 bfloat16 weights along x alone would be 7.3 MB a person."""
+  """256 * 192 pixels times 2 * 37 bfloat16 weights along x alone would be 7.3 MB per person."""
   pytest.importorskip('libtpu')
   _, devices = plan.open_topology('v5e:1x1')
   program = compiled.measure(plan.Planner(coco.get_config(), devices).crops(8))

@@ -1,4 +1,4 @@
-"""The report: the paper's tables as data, runs beside them, the page and its figures."""
+"""The report: the paper's tables, their comparison with runs, the page and its figures."""
 
 import base64
 import html.parser
@@ -31,12 +31,12 @@ from tests.helpers import tiny_people
 ROOT = pathlib.Path(__file__).parents[2]
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 
-# By hand from the paper; what is no COCO or MPII data set of the paper's is compared with nothing.
+# Metrics of an invented run.
 OURS = {'AP': 0.712, 'AP50': 0.8844, 'AP75': 0.7836, 'APM': -1.0, 'APL': 0.78, 'AR': 0.768}
 
 
 def fake_run(folder, config, steps):
-  """A workdir of `config` without checkpoints; steps: {step: metrics}."""
+  """Writes a workdir of `config` without checkpoints; steps: {step: metrics}."""
   folder.mkdir()
   config.data.data_dir = str(folder / 'no_data')
   (folder / 'config.json').write_text(json.dumps(config.to_dict()))
@@ -47,7 +47,7 @@ def fake_run(folder, config, steps):
 
 
 class Page(html.parser.HTMLParser):
-  """Reads a page: its pictures, the rows of its tables, and whether every element is closed."""
+  """Parses a page: its pictures, the rows of its tables, and the elements left open."""
 
   def __init__(self, text):
     super().__init__()
@@ -60,7 +60,7 @@ class Page(html.parser.HTMLParser):
       kind, data = dict(attrs)['src'].split(',')
       self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
       assert kind == f'data:{self.pictures[-1].get_format_mimetype()};base64'
-    else:  # nothing that a browser would fetch
+    else:  # the page must not load other files
       assert not {'src', 'href', 'srcset', 'style'} & dict(attrs).keys()
       assert tag not in ('link', 'script', 'iframe', 'object')
     if tag not in ('img', 'meta'):
@@ -102,9 +102,9 @@ def test_every_row_of_the_paper_is_a_configuration(config):
     else {**paper_tables.COCO_VAL.rows, **paper_tables.COCO_TEST_DEV.rows}
   )
   for network, depth in rows:
-    made = config.get_config(f'{network},depth={depth}')
-    assert (made.model.network, made.model.depth) == (network, depth)
-    assert predict.model_of(made, num_keypoints=17).depth == depth
+    row_config = config.get_config(f'{network},depth={depth}')
+    assert (row_config.model.network, row_config.model.depth) == (network, depth)
+    assert predict.model_of(row_config, num_keypoints=17).depth == depth
 
 
 def test_markdown_table():
@@ -114,7 +114,7 @@ def test_markdown_table():
 
 
 def test_differences_to_table_1(tmp_path):
-  """mrfeanet2 R50 is AP 70.9, AP50 88.8, AP75 78.3, APM 67.2, APL 78.1, AR 76.8 in the paper."""
+  """The paper's mrfeanet2 R50: AP 70.9, AP50 88.8, AP75 78.3, APM 67.2, APL 78.1, AR 76.8."""
   steps = {9: {**OURS, 'AP': 0.5}, 10: OURS, 11: {**OURS, 'AP': float('nan')}}
   run = comparison.read_run(fake_run(tmp_path / 'a', coco.get_config('mrfeanet2'), steps))
   header, (ours, paper, difference) = comparison.make_table([run])
@@ -161,8 +161,8 @@ def test_what_is_not_the_papers_is_not_compared(tmp_path):
   small = coco.get_config('mrfeanet2,depth=152')
   small.data.image_size = (128, 96)
   small.eval.detections = 'boxes.json'
-  found = rows_of('size', small, OURS)
-  assert found == [('ours', 'ours, detected boxes'), ('paper', 'paper, COCO val2017, R152')]
+  rows = rows_of('size', small, OURS)
+  assert rows == [('ours', 'ours, detected boxes'), ('paper', 'paper, COCO val2017, R152')]
   narrow = mpii.get_config('mrfeanet2')
   narrow.model.width = 32
   assert rows_of('width', narrow, {'Mean': 1.0})[1:] == [('paper', 'paper, MPII, R50')]
@@ -195,8 +195,8 @@ def test_what_is_no_run_is_left_out_of_several(tmp_path, caplog):
   run = fake_run(tmp_path / 'run', coco.get_config(), {1: OURS})
   (tmp_path / 'data').mkdir()
   (tmp_path / 'notes.txt').write_text('')
-  found = comparison.read_runs(sorted(tmp_path.iterdir()))
-  assert [one.workdir for one in found] == [run]
+  runs = comparison.read_runs(sorted(tmp_path.iterdir()))
+  assert [read.workdir for read in runs] == [run]
   assert [line.split(':')[0] for line in caplog.messages] == ['left out', 'left out']
   with pytest.raises(errors.CheckpointError, match=r'no config\.json here'):
     comparison.read_runs([tmp_path / 'data', tmp_path / 'notes.txt'])
@@ -217,13 +217,13 @@ def test_a_report_without_data_or_checkpoints(tmp_path):
     fake_run(tmp_path / 'nothing', coco.get_config(), {1: {'AP': -1.0}}),
   ]
   page = comparison.write(folders, tmp_path / 'report')
-  found = Page(page.read_text())
-  assert not found.open
-  names = [row[0] for row in found.rows if row and row[0] in ('nothing', 'a|b<c>', 'deep')]
+  parsed = Page(page.read_text())
+  assert not parsed.open
+  names = [row[0] for row in parsed.rows if row and row[0] in ('nothing', 'a|b<c>', 'deep')]
   assert names == ['nothing', 'a|b<c>', 'deep']  # COCO first, as in the paper
   files = ['figure5_coco_256x192.png', 'figure5_mpii_256x256.png']
   assert sorted(file.name for file in page.parent.glob('*.png')) == files
-  assert [picture.format for picture in found.pictures] == ['PNG', 'PNG']
+  assert [picture.format for picture in parsed.pictures] == ['PNG', 'PNG']
   markdown = (page.parent / 'report.md').read_text()
   assert '| a\\|b<c> | mrfeanet1 | 101 | 1 | ours | 89.0 |' in markdown
   assert all(f']({file})' in markdown for file in files)
@@ -242,7 +242,7 @@ def test_figure_5_without_a_number(tmp_path):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A short training run."""
+  """Workdir of a short training run."""
   folder = tmp_path_factory.mktemp('report') / 'tiny'
   train.train_and_evaluate(tiny_people.config(epochs=1.0), folder)
   return folder
@@ -256,7 +256,7 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
       command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
 
-  # The second run's checkpoint is gone.
+  # The second run has no checkpoint.
   untrained = fake_run(tmp_path / 'gone', tiny_people.config(), {7: {'AP': 0.0, 'AR': 0.0}})
   done = call(workdir, untrained, '--output=out', '--num_images=2', f'--data_dir={workdir}/absent')
   assert done.returncode == 0, done.stderr
@@ -267,10 +267,10 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
   assert done.returncode == 0, done.stderr
   assert done.stdout == f'{tmp_path}/out/report.html and report.md\n'
   page = tmp_path / 'out' / 'report.html'
-  found = Page(page.read_text())
-  assert not found.open
+  parsed = Page(page.read_text())
+  assert not parsed.open
   names = ('figure5', 'figure6', 'figure7', 'curves', 'keypoints', 'sides', 'worst', 'best')
-  for name, picture in zip(names, found.pictures, strict=True):
+  for name, picture in zip(names, parsed.pictures, strict=True):
     suffix = 'jpg' if picture.format == 'JPEG' else 'png'
     with Image.open(tmp_path / 'out' / f'{name}_coco_128x96.{suffix}') as file:
       np.testing.assert_array_equal(np.asarray(file), np.asarray(picture))
@@ -299,7 +299,7 @@ def test_what_the_console_says_is_noticed(tmp_path):
 
 
 def in_chromium(page, folder):
-  """Where a Chromium is installed: the page is shown, and nothing is said on the console."""
+  """Shows the page in Chromium, if installed, and checks that the console stays empty."""
   if not BROWSER:
     return
   options = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars')
@@ -317,7 +317,7 @@ def in_chromium(page, folder):
   with Image.open(folder / 'page.png') as picture:
     shown = np.asarray(picture.convert('RGB'))
   assert shown.shape == (3000, 1400, 3)
-  assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 1000  # the pictures, not an error
+  assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 1000  # pictures, not an error page
 
 
 def test_curves_of_a_run(tmp_path):
@@ -368,8 +368,8 @@ def test_runs_of_one_network_are_told_apart(tmp_path):
     )
     (folders[-1] / 'eval' / '1' / 'errors.json').write_text(json.dumps(errors_file))
   page = comparison.write(folders, tmp_path / 'report')
-  found = sorted(file.name.split('_')[0] for file in page.parent.glob('*.png'))
-  assert found == ['curves', 'figure5', 'keypoints', 'sides']
+  names = sorted(file.name.split('_')[0] for file in page.parent.glob('*.png'))
+  assert names == ['curves', 'figure5', 'keypoints', 'sides']
   text = page.read_text()
   assert 'People without any prediction are left out: first 1, second 1' in text
   (folders[0] / 'eval' / '1' / 'errors.json').write_text('{}')

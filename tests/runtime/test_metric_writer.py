@@ -1,4 +1,4 @@
-"""Weights & Biases, which a stub stands in for; files are tested in test_reliability."""
+"""Logging to Weights & Biases, replaced by a stub; test_reliability tests the files."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from mrpose_jax.runtime import metric_writer
 
 
 class Stub(types.ModuleType):
-  """What is called of wandb, and what came of it."""
+  """Stands in for wandb, and records its runs."""
 
   Error = type('Error', (Exception,), {})
 

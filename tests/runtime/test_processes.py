@@ -1,4 +1,4 @@
-"""Two real processes with two devices each, against one process with one device."""
+"""Compares two real processes with two devices each to one process with one device."""
 
 import json
 import signal
@@ -54,13 +54,13 @@ def start_two(arguments):
 
 
 def finish(*processes):
-  """Exit codes and what was said, on standard output and on standard error."""
+  """Waits for the processes; returns their exit codes and their (stdout, stderr)."""
   said = [process.communicate() for process in processes]
   return [process.returncode for process in processes], said
 
 
 def until(process, text):
-  """Reads what a process says until it says this; returns that line."""
+  """Reads a process's standard error up to a line with this text; returns the line."""
   said = ''
   for line in process.stderr:
     said += line
@@ -97,7 +97,7 @@ def test_two_processes_train_and_evaluate_as_one(alone, tmp_path):
   expected = [line['loss'] for line in lines_of(alone) if 'loss' in line]
   assert len(losses) == 6
   np.testing.assert_allclose(losses, expected, rtol=1e-4)
-  # The same network evaluated by one and by two: every person once, the same numbers.
+  # One and two processes evaluate the same network: every person once, with the same numbers.
   before = {path.name for path in alone.iterdir()}
   reference = predictions_of(alone)
   codes, said = finish(*start_two(command(alone, 2.0, '--mode=eval')))
@@ -112,7 +112,7 @@ def test_two_processes_train_and_evaluate_as_one(alone, tmp_path):
 
 
 def test_one_is_asked_to_stop_and_both_stop_at_the_same_step(alone, tmp_path):
-  """And what two processes saved, one goes on with."""
+  """One process then resumes from what the two saved."""
   first, second = start_two(command(tmp_path, 60.0))
   until(first, 'step 2/')
   second.send_signal(signal.SIGTERM)
@@ -125,7 +125,7 @@ def test_one_is_asked_to_stop_and_both_stop_at_the_same_step(alone, tmp_path):
   step = int(stopped.split()[4].strip(','))
   assert checkpoint.Checkpoints(tmp_path).latest_step() == step
   process = start(command(tmp_path, 60.0), 1)
-  assert f'going on from step {step} of' in until(process, 'going on')
+  assert f'continuing from step {step} of' in until(process, 'continuing')
   process.send_signal(signal.SIGKILL)
   process.communicate()
 
@@ -140,7 +140,7 @@ def test_one_dies_and_the_other_ends(tmp_path):
   assert codes[0] != 0, said
   step = checkpoint.Checkpoints(tmp_path).latest_step()
   first, second = start_two(command(tmp_path, 60.0))
-  assert f'going on from step {step} of' in until(first, 'going on')
+  assert f'continuing from step {step} of' in until(first, 'continuing')
   until(first, f'step {step + 2}/')
   second.send_signal(signal.SIGTERM)
   codes, said = finish(first, second)
@@ -162,10 +162,10 @@ def test_flags_of_processes_go_together(arguments):
   ],
 )
 def test_joining_processes(arguments, outcome):
-  """Without a cluster a process runs alone; JAX allows one attempt a process."""
+  """Without a cluster a process runs alone. Each case is a process, as JAX allows one attempt."""
   code = (
     'import jax\n'
-    'from mrpose_jax import parallel\n'
+    'from mrpose_jax.runtime import parallel\n'
     'try:\n'
     f'  parallel.initialize({arguments})\n'
     "  print(jax.process_count(), 'process')\n"

@@ -35,11 +35,11 @@ def batches_after(sleep, waits):
 
 
 def run(sleep, waits, log_after, step_seconds=0.01):
-  """The loop of mrpose_jax.train; what each log returned. A pause follows every log."""
+  """Runs the loop of mrpose_jax.train with a pause after each log; returns the logs' results."""
   bar = progress_bar.Progress(0, len(waits), batch_size=8)
   logged = []
   for step, _ in enumerate(bar.timed(batches_after(sleep, waits)), 1):
-    sleep(0.3 if step == 1 else step_seconds)  # the first compiles
+    sleep(0.3 if step == 1 else step_seconds)  # the first step includes compilation
     bar.advance({})
     if step in log_after:
       logged.append(bar.log(loss=1.0))
@@ -76,7 +76,7 @@ def test_the_host_does_not_run_far_ahead(monkeypatch):
   bar = progress_bar.Progress(0, 6, batch_size=8)
   for step in range(1, 7):
     bar.advance(step)
-  assert finished == [1, 2, 3, 4]  # the first with its compilation, then two steps behind
+  assert finished == [1, 2, 3, 4]  # the first step at once, the others two steps behind
   bar.close()
 
 
@@ -93,7 +93,7 @@ class Terminal(io.StringIO):
 
 
 class OutStream(io.StringIO):
-  """As a notebook's standard error, which is no terminal."""
+  """Like a notebook's standard error, which is not a terminal."""
 
   __module__ = 'ipykernel.iostream'
 
@@ -127,4 +127,4 @@ def test_lines_in_a_log_file(monkeypatch, caplog, clock):
     *('step 2/4', 'step 4/4'),
     *('100 of 300 frames', '200 of 300 frames', '300 of 300 frames'),
   ]
-  assert lines[2].endswith('10.0 a second')
+  assert lines[2].endswith('10.0 per second')

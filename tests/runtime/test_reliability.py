@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, started twice, or short of disk."""
+"""Runs that are killed, stopped, started twice, or out of disk space."""
 
 import errno
 import logging
@@ -31,7 +31,7 @@ def test_killed_five_times_it_ends_with_the_same_bits(tmp_path, capsys):
 
 
 def until(process, text):
-  """Reads what a run says until it says this."""
+  """Reads a run's standard error up to a line with this text."""
   said = ''
   for line in process.stderr:
     said += line
@@ -41,7 +41,7 @@ def until(process, text):
 
 
 def test_signals_save_and_a_second_run_is_refused(tmp_path):
-  """SIGTERM twice, then SIGINT while the first step compiles; the end is as without them."""
+  """SIGTERM twice, then SIGINT while the first step compiles; the result is as without them."""
   kill_runs.finish(tmp_path / 'whole', 6.0)
   workdir = tmp_path / 'run'
   process = kill_runs.start(workdir, 6.0)
@@ -67,7 +67,7 @@ def test_signals_save_and_a_second_run_is_refused(tmp_path):
   assert checkpoint.Checkpoints(workdir).latest_step() == step
 
   process = kill_runs.start(workdir, 6.0)
-  until(process, f'going on from step {step}')
+  until(process, f'continuing from step {step}')
   process.send_signal(signal.SIGINT)
   _, said = process.communicate()
   assert process.returncode == 143
@@ -77,7 +77,7 @@ def test_signals_save_and_a_second_run_is_refused(tmp_path):
 
 
 def test_a_signal_during_an_evaluation(tmp_path, monkeypatch):
-  """The step is saved already; the next start evaluates it first."""
+  """The step is already saved, and the next start evaluates it first."""
   config = tiny_people.config(epochs=1.0)
   predict_split = evaluate.predict_split
 
@@ -100,7 +100,7 @@ def test_a_signal_during_an_evaluation(tmp_path, monkeypatch):
 def test_a_step_that_does_not_end_is_not_waited_for():
   code = (
     'import os, signal\n'
-    'from mrpose_jax import preemption\n'
+    'from mrpose_jax.runtime import preemption\n'
     'preemption.PATIENCE = 0.2\n'
     'with preemption.StopSignals():\n'
     '  signal.pthread_sigmask(signal.SIG_UNBLOCK, preemption.SIGNALS)\n'
@@ -118,7 +118,7 @@ def test_a_step_that_does_not_end_is_not_waited_for():
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
-  """Also where the tests run as root, whom permissions do not stop."""
+  """Changes the user if the tests run as root, whom permissions do not stop."""
   tmp_path.chmod(0o555)
   user = os.geteuid()
   try:
@@ -137,7 +137,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 # TensorStore reports the other failed writes to an event loop that Orbax has closed by then.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_full_disk(tmp_path):
-  """The save fails with one line, nothing half-written stays, and the last checkpoint is good."""
+  """The save fails with one line, no partial files remain, and the last checkpoint is intact."""
   test_checkpoint.save(tmp_path, {1: None})
   checkpoints = checkpoint.Checkpoints(tmp_path, create=True)
   random = jax.random.normal(jax.random.key(0), (300, 300))  # does not compress
@@ -175,7 +175,7 @@ def test_metrics_are_cut_back_to_the_step_that_a_run_goes_on_from(tmp_path, capl
 def test_restarts_leave_nothing_behind(tmp_path):
   """Files, threads, open files and processes after 3 and after 10 more starts."""
   before, after = kill_runs.restart(tmp_path, 3), kill_runs.restart(tmp_path, 10)
-  # A thread that is about to end may still be there; one that stays would make ten.
+  # A thread that is about to end may still be counted; one leaked per start would add ten.
   growth = {name: after[name] - before[name] for name in before if name != 'MB'}
   assert max(growth.values()) < 5, growth
   assert growth['files'] == 0, growth

@@ -9,7 +9,8 @@ from tests.runtime import test_configs
 def test_each_field_with_its_value_under_its_comment():
   config = quickstart.get_config('mrheatnet1')
   lines = show.show(config).splitlines()
-  assert lines[:2] == ['# Of parameters, shuffling and augmentation.', '--config.seed=0']
+  comment = '# Random seed for initialisation, shuffling and augmentation.'
+  assert lines[:2] == [comment, '--config.seed=0']
   flags = [line for line in lines if line.lstrip("'").startswith('--config.')]
   names = [shlex.split(flag)[0].split('=')[0].removeprefix('--config.') for flag in flags]
   assert sorted(names) == sorted(['seed', *test_configs.fields(defaults.get_config())])
@@ -22,4 +23,4 @@ def test_each_field_with_its_value_under_its_comment():
 
 def test_comments_of_several_lines_are_joined():
   text = show.show(defaults.get_config())
-  assert '() keeps what the prepared data say.\n' in text
+  assert '() keeps those of the prepared data.\n' in text

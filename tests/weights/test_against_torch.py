@@ -1,4 +1,4 @@
-"""The same weights in PyTorch and here: heatmaps, statistics, and ten steps of Adam."""
+"""Compares PyTorch and JAX with the same weights: heatmaps, statistics, ten steps of Adam."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ K = 5
 
 
 def both(name, depth, seed=0):
-  """The network there with random weights and statistics, and here with the same ones."""
+  """PyTorch's network with random weights and statistics, our model, and the same variables."""
   torch.manual_seed(seed)
   network = torch_networks.Network(name, depth, K, width=8)
   for key, value in network.state_dict().items():

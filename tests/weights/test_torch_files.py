@@ -1,4 +1,4 @@
-"""Checkpoint files as the codes write them, and files that are something else."""
+"""Checkpoint files of the supported codebases, and files that are not checkpoints."""
 
 import pathlib
 import sys
@@ -25,7 +25,7 @@ def model():
 
 
 def check(path, network, model):
-  """The file's tensors come back bit for bit."""
+  """Asserts that import and export return the file's tensors bit for bit."""
   back = mrpose_jax.export_torch_weights(mrpose_jax.import_torch_weights(path, model), model)
   for name, value in network.state_dict().items():
     if not name.endswith('num_batches_tracked'):
@@ -38,7 +38,7 @@ def test_bare_state_dict(network, model, tmp_path):
 
 
 def test_training_checkpoint(network, model, tmp_path):
-  """As the released code saves it: the best score is a NumPy number, and there is an optimiser."""
+  """The released code saves the best score as a NumPy number, and the optimiser's state."""
   adam = torch.optim.Adam(network.parameters())
   content = {
     'epoch': 140,
@@ -92,7 +92,7 @@ class Malicious:
 
 def test_nothing_in_a_file_is_executed(model, tmp_path):
   torch.save({'state_dict': Malicious(tmp_path / 'ran')}, tmp_path / 'bad.pth')
-  with pytest.raises(errors.CheckpointError, match='nothing else is run'):
+  with pytest.raises(errors.CheckpointError, match='code in it is never run'):
     mrpose_jax.import_torch_weights(tmp_path / 'bad.pth', model)
   assert not (tmp_path / 'ran').exists()
 
@@ -121,7 +121,7 @@ def test_without_torch_the_line_says_how_to_install_it(model, tmp_path, monkeypa
 
 @pytest.mark.parametrize('name', ['mrheatnet2', 'mrfeanet1'])
 def test_new_head_starts_only_the_keypoint_layers_afresh(name, caplog):
-  """K = 4 equals the stem's width here, whose layers must be kept all the same."""
+  """K = 4 is also the width of the stem, whose layers must be kept."""
   torch.manual_seed(0)
   source = torch_networks.Network(name, 18, 5, width=4)
   model = mrpose_jax.create_model(name, depth=18, num_keypoints=4, width=4)

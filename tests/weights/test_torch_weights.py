@@ -1,4 +1,4 @@
-"""Weights in and out, on a tiny network; golden heatmaps are in models/test_networks.py."""
+"""Import and export of a tiny network's weights; models/test_networks.py has golden heatmaps."""
 
 import jax
 import numpy as np
@@ -65,7 +65,7 @@ def test_all_differences_stand_in_one_error():
   message = str(caught.value)
   assert '2 missing in the file: conv1.weight, s_conv2.1.bias' in message
   assert '1 left over in the file: extra.weight' in message
-  assert 'final_layer.bias is [5], the network wants [3]' in message
+  assert 'final_layer.bias is [5], the network expects [3]' in message
 
 
 def test_another_k_is_asked_for_by_name():

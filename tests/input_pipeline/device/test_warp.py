@@ -113,10 +113,10 @@ def test_samples_on_a_pixel_are_the_same_in_every_program():
 
 def test_works_for_any_channels_and_types():
   image = np.random.default_rng(6).random((6, 6, 1), np.float32)
-  for pixels in (image, jnp.asarray(image, jnp.bfloat16)):
-    crop = one(jnp.asarray(pixels), IDENTITY, (6, 6))
+  for typed_image in (image, jnp.asarray(image, jnp.bfloat16)):
+    crop = one(jnp.asarray(typed_image), IDENTITY, (6, 6))
     assert crop.dtype == np.float32
-    np.testing.assert_array_equal(crop, np.asarray(pixels, np.float32))
+    np.testing.assert_array_equal(crop, np.asarray(typed_image, np.float32))
 
 
 def test_crops_of_the_released_code():
