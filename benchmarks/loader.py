@@ -58,7 +58,7 @@ def compare(dataset, split, num_turns) -> dict:
   ours, plain = [], []
   with multiprocessing.get_context('spawn').Pool(2, _start_plain, (people,)) as pool:
     for i in range(num_turns):
-      ours.append(speed(our_batches(dataset, seed=i)))
+      ours.append(speed(loader.train_batches(dataset, BATCH, seed=i)))
       tasks = [(i, step) for step in range(BATCHES + 1)]
       plain.append(speed(pool.imap(_plain_batch, tasks)))
   ratios = [a / b for a, b in zip(ours, plain)]
@@ -73,10 +73,6 @@ def speed(batches) -> float:
   for arrays in on_device:
     jax.block_until_ready(arrays)
   return BATCHES * BATCH / (time.perf_counter() - start)
-
-
-def our_batches(dataset, seed):
-  return loader.train_batches(dataset, BATCH, seed)
 
 
 def stages(dataset) -> dict[str, float]:

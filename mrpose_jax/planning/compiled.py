@@ -172,8 +172,9 @@ def _slices_singly(loop, computations):
   names, slices = loop.called('body'), []
   while names:
     body = computations[names.pop()]
-    slices += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype[1:] != '32']
-    slices += [i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype == 'f32']
+    slices += [
+      i for i in body if i.opcode == 'dynamic-slice' and i.arrays[0].dtype not in ('s32', 'u32')
+    ]
     names += [name for i in body for name in i.called('calls', 'body', 'to_apply')]
   return any(_slice_length(i) <= 4 for i in slices)
 

@@ -15,6 +15,7 @@ from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.report import page
+from mrpose_jax.report import paper_tables
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
   networks = [name for name in COLORS if name in paper or any(name == n for n, _ in ours)]
   keys = [lines.Line2D([], [], color=COLORS[name], linewidth=3, label=name) for name in networks]
   for i, width in enumerate(widths):
-    label = 'ours' if width == 64 else f'ours, width {width}'
+    label = 'ours' if width == paper_tables.WIDTH else f'ours, width {width}'
     marker = _MARKERS[i % len(_MARKERS)]
     keys.append(lines.Line2D([], [], color='#222222', marker=marker, label=label))
   if paper:
