@@ -1,8 +1,8 @@
-"""The door to the CPU forms: layers of a network answer with them while it is open.
+"""The door to the CPU forms: while it is open, they answer the calls of some layers.
 
 The interceptor of `flax.linen` sees every call of a module while a program is traced. Here it
-answers the convolutions, transposed convolutions and max-pools that it knows, and stores what a
-residual block returns in memory once. All other calls go through unchanged.
+answers the convolutions, transposed convolutions and max-pools that it knows, and stores the output
+of a residual block in memory once. All other calls go through unchanged.
 """
 
 import functools
@@ -16,6 +16,7 @@ from mrpose_jax.cpu import convolution
 from mrpose_jax.cpu import pixels
 from mrpose_jax.cpu import pooling
 from mrpose_jax.cpu import winograd
+from mrpose_jax.models import deconvolution
 from mrpose_jax.models import layers
 from mrpose_jax.models import resnet
 
@@ -29,17 +30,27 @@ _YNNPACK = {
 }
 
 
+# JAX caches what an inner `jit` traced. With a value of its own for each opening of the door, no
+# plain program finds a trace that was made while it was open, nor the other way round.
+_opening = jax.make_user_context(None)
+
+
 def jit(function: Callable, **arguments) -> Callable:
   """`jax.jit` of the function with the CPU forms and compiler options."""
-  return _jit(
-    functools.wraps(function)(lambda *args: _with_forms(function, {}, *args)), **arguments
-  )
+  opened = functools.partial(_call_opened, function, None)
+  return jax.jit(functools.wraps(function)(opened), compiler_options=_options(), **arguments)
 
 
 def jit_prediction(function: Callable, kernels: dict, variables: dict) -> Callable:
-  """`jit` of function(variables, ...) with these variables, and kernels from `prepare_kernels`."""
-  predict = _jit(lambda kernels, *args: _with_forms(function, kernels, *args))
-  return functools.partial(predict, kernels, variables)
+  """`jit` of function(variables, ...) with these variables bound to it.
+
+  Args:
+    function: the function to compile.
+    kernels: from `prepare_kernels`.
+    variables: of the network, with batch norm folded into its convolutions.
+  """
+  opened = functools.partial(_call_opened, function)
+  return functools.partial(jax.jit(opened, compiler_options=_options()), kernels, variables)
 
 
 def prepare_kernels(model: nn.Module, variables: dict) -> dict:
@@ -67,40 +78,49 @@ def prepare_kernels(model: nn.Module, variables: dict) -> dict:
   return kernels
 
 
-def _with_forms(function, kernels, *args):
-  """Calls the function with the door open."""
+def _call_opened(function, kernels, *args, **kwargs):
+  """Calls the function with the door open; `kernels` is None for training."""
 
   def answer(next_fun, args, kwargs, context):
     module = context.module
     if context.method_name != '__call__' or module.is_initializing():
       return next_fun(*args, **kwargs)
     if _is_known(module):
-      prepared = kernels.get('/'.join(module.path))
+      prepared = (kernels or {}).get('/'.join(module.path))
       form = _deconvolution if isinstance(module, nn.ConvTranspose) else _convolution
       return form(module, *args, prepared)
     if isinstance(module, layers.MaxPool):
       return pooling.max_pool(*args)
+    if isinstance(module, layers.BatchNorm) and kernels is not None:
+      [x] = args
+      return (x + module.get_variable('params', 'bias').reshape(1, 1, 1, -1)).astype(x.dtype)
     output = next_fun(*args, **kwargs)
     if isinstance(module, resnet.Block):
       parameter = jax.tree.leaves(module.variables['params'])[0].ravel()[0]
       output = pixels.materialize(output, parameter)
     return output
 
-  with nn.intercept_methods(answer):
-    return function(*args)
+  with _opening(object()), nn.intercept_methods(answer):
+    return function(*args, **kwargs)
 
 
 def _is_known(module) -> bool:
-  """Whether it is a convolution of the form that `layers.conv` and `layers.deconv` make."""
+  """Whether it is a convolution as `layers.conv` and `layers.deconv` make them, square and 2-D."""
   if isinstance(module, nn.Conv):
     size = module.kernel_size[0]
-    expected = layers.conv.keywords | {'kernel_size': (size, size), 'padding': (size - 1) // 2}
-    expected |= dict.fromkeys(('input_dilation', 'kernel_dilation', 'feature_group_count'), 1)
-  elif isinstance(module, nn.ConvTranspose):
-    expected = layers.deconv.keywords
+    fields = {'kernel_size': (size, size), 'padding': (size - 1) // 2, 'mask': None}
+    fields |= dict.fromkeys(('input_dilation', 'kernel_dilation', 'feature_group_count'), 1)
+    known = module.strides in (1, 2)
+  elif isinstance(module, deconvolution.Deconv):
+    fields = {'kernel_size': (4, 4), 'strides': (2, 2)}
+    known = True
   else:
     return False
-  return all(getattr(module, name) == value for name, value in expected.items())
+  return (
+    known
+    and not module.use_bias
+    and all(getattr(module, name) == value for name, value in fields.items())
+  )
 
 
 def _kernel_of(module):
@@ -136,7 +156,7 @@ def _convolution(module, x, prepared):
     if stride == 1:
       [y] = winograd.correlate_prepared(x, [prepared], [((padding, padding),) * 2])
       return y
-    if not pixels.fewer_than(x, 4 * winograd.FEW_PIXELS):
+    if not pixels.fewer_than(x, 4 * winograd.FEW_PIXELS):  # of the input, four for each output
       return winograd.correlate_strided(x, prepared)
   return convolution.convolve(x, kernel, stride, padding)
 
@@ -148,10 +168,6 @@ def _deconvolution(module, x, prepared):
     pads = [edges for _, edges in convolution.phases_of(kernel, 2, 1)]
     return pixels.interleave(winograd.correlate_prepared(x, prepared, pads), 2)
   return convolution.convolve_transposed(x, kernel, 2, 1, (2 * x.shape[1], 2 * x.shape[2]))
-
-
-def _jit(function, **arguments):
-  return jax.jit(function, compiler_options=_options(), **arguments)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Each decoder takes (c2, c3, c4, c5) at 1/4, 1/8, 1/16, 1/32 of the image and ret
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import linen as nn
@@ -15,19 +16,17 @@ class Decoder(nn.Module):
 
   Attributes:
     num_keypoints: K, the number of heatmaps.
-    features: C, the number of channels of c2.
     deconv_features: channels of a deconvolution in the heatmap decoders, 256 in the paper.
     deconv: transposed convolution that doubles height and width, without bias.
     norm, up, head: `layers.BatchNorm`, `layers.Up` and `layers.HeatmapHead`.
   """
 
   num_keypoints: int
-  features: int
   deconv_features: int
-  deconv: functools.partial
-  norm: functools.partial
-  up: functools.partial
-  head: functools.partial
+  deconv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
+  up: Callable[..., nn.Module]
+  head: Callable[..., nn.Module]
 
 
 class SimpleBaseline(Decoder):
@@ -84,7 +83,7 @@ class MRFeaNet(Decoder):
     total = encoded[0]
     for level, x in enumerate(encoded[1:], 1):
       for step in range(level):
-        features = self.features * (2 ** (level - step - 1) if self.halving else 1)
+        features = encoded[0].shape[-1] * (2 ** (level - step - 1) if self.halving else 1)
         x = self.up(features, name=f'c{level + 2}_up{step + 1}')(x)
       total += x
     return self.head(name='head')(total / len(encoded))

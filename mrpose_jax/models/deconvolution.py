@@ -17,6 +17,8 @@ class Deconv(nn.ConvTranspose):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    if self.use_bias or not self.transpose_kernel or self.padding != 'SAME':
+      raise ValueError("Deconv needs use_bias=False, transpose_kernel=True and padding='SAME'")
     shape = (*self.kernel_size, self.features, x.shape[-1])
     kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
     return _deconvolve(self.strides, x.astype(self.dtype), kernel.astype(self.dtype))
@@ -25,10 +27,18 @@ class Deconv(nn.ConvTranspose):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _deconvolve(strides, x, kernel):
   """[N, H, W, D] and [kh, kw, C, D] -> [N, s H, s W, C]."""
-  n, height, width, _ = x.shape
-  shape = (n, strides[0] * height, strides[1] * width, kernel.shape[2])
-  y = jax.ShapeDtypeStruct(shape, x.dtype)
-  return jax.linear_transpose(lambda y: _convolve(strides, y, kernel), y)(x)[0]
+  pads = []
+  for taps, stride in zip(kernel.shape, strides):
+    low = (taps - stride) // 2  # the padding 'SAME' of `_convolve`
+    pads.append((taps - 1 - low, stride - 1 + low))
+  return lax.conv_general_dilated(
+    x,
+    lax.rev(kernel, (0, 1)),
+    (1, 1),
+    pads,
+    lhs_dilation=strides,
+    dimension_numbers=('NHWC', 'HWOI', 'NHWC'),
+  )
 
 
 @_deconvolve.defjvp

@@ -23,6 +23,9 @@ def fold_batch_norm(model: pose_network.PoseNetwork, variables: dict) -> dict:
 
   Returns:
     Variables of the same structure, which give the same heatmaps with train=False.
+
+  Raises:
+    ValueError: a batch norm does not directly follow a convolution.
   """
   params, stats = (
     dict(traverse_util.flatten_dict(variables[c])) for c in ('params', 'batch_stats')
@@ -56,8 +59,12 @@ def _normalised_convolutions(model, variables):
     if isinstance(module, nn.Conv | nn.ConvTranspose | layers.HeatmapHead):
       convolutions[id(output)] = module, output  # the output is kept, and so is its id
     elif isinstance(module, layers.BatchNorm):
-      conv, _ = convolutions[id(args[0])]
-      pairs.append((module.path, conv))
+      if id(args[0]) not in convolutions:
+        raise ValueError(
+          f'{"/".join(module.path)}: its input is not the output of a convolution, so that it '
+          'cannot be folded into one'
+        )
+      pairs.append((module.path, convolutions[id(args[0])][0]))
     return output
 
   with nn.intercept_methods(record):

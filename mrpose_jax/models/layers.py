@@ -1,6 +1,7 @@
 """Layers in the form that the paper's networks need."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import linen as nn
@@ -74,8 +75,8 @@ class Up(nn.Module):
   """Transposed convolution, batch norm and ReLU: [N, H, W, C] -> [N, 2H, 2W, features]."""
 
   features: int
-  deconv: functools.partial
-  norm: functools.partial
+  deconv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,7 +87,7 @@ class Up(nn.Module):
 class HeatmapHead(nn.Module):
   """1x1 convolution with bias to one heatmap per keypoint: [N, H, W, C] -> [N, H, W, K].
 
-  Its output is float32 regardless of `dtype`, because a peak cannot be located in bfloat16.
+  Its output is float32 regardless of `dtype`: bfloat16 is too coarse to locate a peak.
   """
 
   num_keypoints: int

@@ -19,8 +19,8 @@ class PoseNetwork(nn.Module):
   network: str
   depth: int
   num_keypoints: int
-  width: int = 64
   dtype: jnp.dtype = jnp.float32
+  width: int = 64
   norm_groups: int = 1
   remat: bool = False
   deterministic: bool = False
@@ -55,7 +55,6 @@ class PoseNetwork(nn.Module):
     )
     decoder = decoders.DECODERS[self.network](
       self.num_keypoints,
-      features=resnet.stage_features(self.depth, self.width),
       deconv_features=4 * self.width,
       deconv=deconv,
       norm=norm,
@@ -63,7 +62,7 @@ class PoseNetwork(nn.Module):
       head=functools.partial(layers.HeatmapHead, self.num_keypoints, self.dtype),
       name='decoder',
     )
-    return decoder(encoder(images)).astype(jnp.float32)
+    return decoder(encoder(images))
 
 
 def create_model(
@@ -87,7 +86,7 @@ def create_model(
     width: number of channels of the stem: 64 in the paper, fewer for small runs.
     norm_groups: number of parts of a training batch that are normalised separately, see
       `layers.BatchNorm`.
-    remat: use less memory in training and more arithmetic, see `resnet.ResNet`.
+    remat: recompute each stage and each `layers.Up` in the backward pass, to use less memory.
     deterministic: use a max-pool that XLA's deterministic mode accepts, see `layers.MaxPool`.
 
   Raises:
@@ -107,5 +106,5 @@ def create_model(
     if number < 1:
       raise errors.ConfigError(f'{what}={number}: must be positive')
   return PoseNetwork(
-    name, depth, num_keypoints, width, jnp.dtype(dtype), norm_groups, remat, deterministic
+    name, depth, num_keypoints, jnp.dtype(dtype), width, norm_groups, remat, deterministic
   )

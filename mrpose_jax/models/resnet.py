@@ -1,6 +1,6 @@
 """ResNet encoder (He et al. 2016), v1.5: the stride of a bottleneck is on its 3x3 convolution."""
 
-import functools
+from collections.abc import Callable
 
 import jax
 from flax import linen as nn
@@ -27,8 +27,8 @@ class Block(nn.Module):
 
   features: int
   stride: int
-  conv: functools.partial
-  norm: functools.partial
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
 
   def shortcut(self, x: jax.Array) -> jax.Array:
     """The block's input, or its 1x1 projection where the shape changes."""
@@ -75,8 +75,8 @@ class ResNet(nn.Module):
 
   depth: int
   width: int
-  conv: functools.partial
-  norm: functools.partial
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
   remat: bool = False
   deterministic: bool = False
 
