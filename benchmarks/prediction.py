@@ -32,7 +32,7 @@ def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=10
   _, variables, theirs = network.both('simple_baseline', depth, 64)
   predictor = predictors.Predictor(variables, config, skeletons.COCO, 0.75, 1.25, step=0)
   theirs.eval().to(memory_format=torch.channels_last)
-  people = np.concatenate(predictor(paths, boxes))
+  people = np.concatenate(predictor(paths, boxes, exif=False))
   expected = _pytorch(theirs, paths, boxes)
   # An untrained network's heatmaps are flat, so rounding in the crops can move the maximum.
   agree = np.abs(people[..., :2] - expected[..., :2]).max(-1) < 1
@@ -44,7 +44,7 @@ def run(num_turns, images: pathlib.Path, annotation_file: pathlib.Path, count=10
   return [
     turns.take_turns(
       what,
-      lambda: predictor(paths, boxes),
+      lambda: predictor(paths, boxes, exif=False),
       lambda: _pytorch(theirs, paths, boxes),
       num_turns,
       'cv2, PyTorch, NumPy',

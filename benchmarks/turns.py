@@ -1,13 +1,14 @@
 """Times two implementations of the same work in turns, so that other load affects both."""
 
 import gc
-import os
 import pathlib
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from input_pipeline.host import cores
 
 
 class Comparison(NamedTuple):
@@ -71,4 +72,4 @@ def machine() -> str:
   if cpuinfo.exists():
     names = [line for line in cpuinfo.read_text().splitlines() if line.startswith('model name')]
     model = names[0].partition(': ')[2] if names else model
-  return f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}'
+  return f'{model}, {cores.available()} cores, Python {platform.python_version()}'

@@ -28,6 +28,7 @@ from mrpose_jax import skeletons
 from mrpose_jax import train
 from mrpose_jax import visualize
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import parallel
 
 # Small crops are enlarged to at least this many rows, so that the lines drawn on them are thin.
 ROWS = 256
@@ -97,7 +98,8 @@ def validation_cells(dataset, config):
   detections = None
   if config.eval.detections:
     detections = detection_files.read(
-      config.eval.detections, config.eval.detection_threshold, dataset.category_id
+      *(config.eval.detections, config.eval.detection_threshold),
+      *(dataset.category_id, dataset.image_ids),
     )
   crop_people = jax.jit(
     lambda batch: augment.crop_people(batch, None, image_size, flip_order, order)[0]
@@ -150,6 +152,7 @@ class _Labels:
 def main(arguments):
   command_line.no_arguments(arguments)
   output = command_line.given(_OUTPUT, 'a folder to write to')
+  parallel.start_devices()
   for path in browse(_config(), output, _NUM.value):
     print(path)
 

@@ -11,8 +11,8 @@ import contextlib
 import fcntl
 import io
 import json
-import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from input_pipeline.datasets import coco
 from input_pipeline.datasets import mpii
 from input_pipeline.datasets import pose_builder
 from input_pipeline.datasets.synthetic import synthetic_people
+from input_pipeline.host import cores
 from input_pipeline.host import records
 from mrpose_jax import command_line
 from mrpose_jax import errors
@@ -95,15 +96,15 @@ def prepare(
     train, validation: names of the sets; None for the official ones, '' to leave the split out.
     canvas, scale: see `pose_builder.CropSettings`.
     overwrite: replace an earlier preparation.
-    processes: number of processes that read and cut images; by default one per core, or one for a
-      small data set. The result does not depend on it.
+    processes: number of processes that read and cut images; by default one per core that this
+      process may use, or one for a small data set. The result does not depend on it.
     aspect: width / height of the network's input; None for 3/4, or 1 for MPII.
 
   Returns:
     A report with one line per split.
 
   Raises:
-    ConfigError: both splits are left out.
+    ConfigError: both splits are left out, or other files lie in the folder to replace.
     DataError: files that cannot be used, or an earlier preparation with other settings.
   """
   known = DATASETS[dataset]
@@ -116,11 +117,14 @@ def prepare(
         with _lock(data_dir, dataset):
           # Another process may have drawn the split in the meantime.
           if overwrite or not annotation_file.exists():
-            num_processes = processes or os.cpu_count()
+            num_processes = processes or cores.available()
             synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED, num_processes)
   source = pathlib.Path(source).expanduser()
   if not source.is_dir():
     raise errors.DataError(f'--source={source}: there is no such folder')
+  folder = data_dir / dataset
+  if overwrite and folder.is_dir():
+    _check_replaceable(folder)
   sets = {
     'train': known.train if train is None else train,
     'validation': known.validation if validation is None else validation,
@@ -146,8 +150,7 @@ def prepare(
     splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
   )
   num_images = sum(len(annotations.images) for annotations in builder.annotations.values())
-  builder.processes = processes or (os.cpu_count() if num_images >= MANY_IMAGES else 1)
-  folder = data_dir / dataset
+  builder.processes = processes or (cores.available() if num_images >= MANY_IMAGES else 1)
   unchanged = f'{folder} was prepared before and stays as it is (--overwrite replaces it)'
   if not overwrite and _is_prepared(folder, builder):
     return unchanged
@@ -164,6 +167,16 @@ def prepare(
     finally:
       _remove_leftovers(folder, replacement)
   return f'{builder.report()}\nwritten to {folder}'
+
+
+def _check_replaceable(folder):
+  """Raises ConfigError if the folder holds more than prepared data, perhaps the official files."""
+  for path in sorted(folder.iterdir()):
+    if not re.match(r'\.|\d+\.\d+\.\d+$', path.name) and 'incomplete' not in path.name:
+      raise errors.ConfigError(
+        f'--overwrite: {folder} would be replaced, but holds {path.name}, which is no prepared '
+        'data; choose another --data_dir'
+      )
 
 
 def _is_prepared(folder, builder):

@@ -19,6 +19,12 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_string('input', None, 'predict: images or a video. import: weights.')
 _OUTPUT = flags.DEFINE_string('output', None, 'predict: folder to write to. export: file to write.')
 _BOXES = flags.DEFINE_string('boxes', None, 'predict: COCO-format boxes of people in the input.')
+_BOX_THRESHOLD = flags.DEFINE_float(
+  'box_threshold', 0.0, 'predict: boxes of --boxes with a lower score are left out.'
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', None, "predict: people in a batch [the run's eval.batch_size].", lower_bound=1
+)
 _DETECTOR = flags.DEFINE_string(
   'detector', None, 'predict: detector of people: FILE.onnx, rtmdet:FILE.onnx or rtmlib:balanced.'
 )
@@ -44,13 +50,17 @@ def run(arguments):
     topology = command_line.given(_TOPOLOGY, 'accelerators, such as v5e:2x4 or h100:8')
     return print(plan.plan(_config(), topology))
   workdir = command_line.given(_WORKDIR, 'the folder of the run')
-  _start()
+  if not _start(together=_MODE.value in ('train', 'eval')):
+    return None  # process 0 alone predicts, exports and imports
   if _MODE.value == 'predict':
     from mrpose_jax.inference import image_folder
 
     source = command_line.given(_INPUT, 'a folder of images')
     output = command_line.given(_OUTPUT, 'a folder to write to')
-    image_folder.predict_folder(workdir, source, output, _BOXES.value, _DETECTOR.value)
+    image_folder.predict_folder(
+      *(workdir, source, output, _BOXES.value, _DETECTOR.value),
+      *(_BOX_THRESHOLD.value, _BATCH_SIZE.value),
+    )
   elif _MODE.value == 'export':
     from mrpose_jax.inference import export
 

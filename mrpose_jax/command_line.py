@@ -1,12 +1,14 @@
 """Flags and error handling that all commands share: one line per error, documented exit codes."""
 
 import errno
+import io
 import logging
 import os
 import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 import ml_collections
@@ -29,7 +31,8 @@ def run(command: Callable[[list[str]], None]):
   """Parses the flags and calls command(positional arguments).
 
   A UserError, a wrong flag or an unknown configuration key prints one line on standard error and
-  exits with the error's code (2 for flags and keys).
+  exits with the error's code (2 for flags and keys). With several processes, an error in one of
+  them ends it without waiting for the others, which then end as well.
   """
 
   def main(argv):
@@ -38,15 +41,20 @@ def run(command: Callable[[list[str]], None]):
     )
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax, TFDS and Grain log too much
     logging.getLogger('mrpose_jax').setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold characters that the locale lacks
+      sys.stdout.reconfigure(encoding='utf-8', errors='surrogateescape')
     try:
       command(argv[1:])
     except errors.UserError as error:
       _fail(error)
-    except OSError as error:
-      if error.errno not in UNWRITABLE:
+    except (Exception, KeyboardInterrupt) as error:
+      if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = error.filename or 'writing'
+        _fail(errors.CheckpointError(f'{where}: {error.strerror}'))
+      if not _joined():
         raise
-      where = error.filename or 'writing'
-      _fail(errors.CheckpointError(f'{where}: {error.strerror}'))
+      traceback.print_exc()
+      _leave(1)
 
   app.run(main, flags_parser=_parse)
 
@@ -65,25 +73,33 @@ def define_config() -> Callable[[], ml_collections.ConfigDict]:
   return read
 
 
-def define_machines() -> Callable[[], None]:
+def define_machines() -> Callable[[bool], bool]:
   """Defines the flags of multi-process runs and of compilation; the returned function applies them.
 
-  That function joins the processes of the run and sets up the cache of compiled programs in the
-  user's cache folder. Call it before any other use of JAX.
+  Call start(together) before any other use of JAX. It sets up the cache of compiled programs in
+  the user's cache folder. If `together`, it joins the processes of the run; otherwise the command
+  runs in process 0 alone. It returns whether this process takes part, and raises ConfigError if
+  the processes do not find each other, or if JAX does not find the devices that it was told to use.
   """
   coordinator = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0 [detected].')
   count = flags.DEFINE_integer('num_processes', None, 'Number of processes in the run [detected].')
   number = flags.DEFINE_integer('process_id', None, 'Index of this process, from 0 [detected].')
   cache = flags.DEFINE_bool('compilation_cache', True, 'Keep compiled programs for the next start.')
 
-  def start():
+  def start(together):
     from mrpose_jax.runtime import compilation  # inside, so that --help need not wait for JAX
     from mrpose_jax.runtime import parallel
 
+    if not together and number.value:
+      logging.getLogger('mrpose_jax').info('process 0 alone runs this command')
+      return False
     compilation.set_up(keep_programs=cache.value)
-    parallel.initialize(coordinator.value, count.value, number.value)
+    if together:
+      parallel.initialize(coordinator.value, count.value, number.value)
+    parallel.start_devices(alone=not together)
     if not parallel.is_main():
       logging.getLogger('mrpose_jax').setLevel(logging.WARNING)
+    return True
 
   return start
 
@@ -145,4 +161,18 @@ def _fail(error):
     for number in (signal.SIGTERM, signal.SIGINT):  # another one would change the exit code
       signal.signal(number, signal.SIG_IGN)
   print(f'{type(error).__name__}: {error}', file=sys.stderr)
+  # All processes raise these two at the same step, and can wait for each other.
+  if _joined() and not isinstance(error, errors.Stopped | errors.DivergedError):
+    _leave(error.exit_code)
   sys.exit(error.exit_code)
+
+
+def _joined():
+  """Whether this process has joined others; JAX is not imported for that."""
+  return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
+
+
+def _leave(code):
+  from mrpose_jax.runtime import parallel
+
+  parallel.leave(code)

@@ -3,6 +3,7 @@
 import difflib
 
 import ml_collections
+from ml_collections import config_dict
 
 from mrpose_jax import errors
 
@@ -60,8 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.augment.rotation = 30.0
   # Change of the region's size as a fraction: the maximum or standard deviation, as for rotation.
   config.augment.scale = 0.4
-  # Probability of mirroring.
-  config.augment.flip = 0.5
+  # Probability of mirroring; None is 0.5 where flip pairs are known, else 0.
+  config.augment.flip = config_dict.placeholder(float)
   # Distribution of rotation and scale: 'uniform' or 'normal', see
   # input_pipeline/device/augment.py.
   config.augment.draw = 'uniform'
@@ -97,8 +98,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.batch_size = 64
   # Side in pixels of the square image patches; a larger region is scaled down to it.
   config.eval.canvas = 640
-  # Average the heatmaps with those of the mirrored image.
-  config.eval.flip_test = True
+  # Average the heatmaps with those of the mirrored image; None does so where flip pairs are known.
+  config.eval.flip_test = config_dict.placeholder(bool)
   # Offset that decoding adds to a heatmap's peak: 'quarter' of a pixel, or 'none'.
   config.eval.offset = 'quarter'
   # COCO detection file whose boxes are used; '' uses the annotated boxes.

@@ -9,12 +9,10 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline.formats import coco_json
 from input_pipeline.formats import detection_files
 from input_pipeline.host import image_files
 from input_pipeline.host import loader
 from mrpose_jax import predict
-from mrpose_jax import skeletons
 from mrpose_jax import tables
 from mrpose_jax import train_state
 from mrpose_jax import visualize
@@ -55,7 +53,8 @@ def predict_split(
   detections = None
   if config.eval.detections:
     detections = detection_files.read(
-      config.eval.detections, config.eval.detection_threshold, dataset.category_id
+      *(config.eval.detections, config.eval.detection_threshold),
+      *(dataset.category_id, dataset.image_ids),
     )
   batches = loader.evaluation_batches(
     dataset,
@@ -93,10 +92,22 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
 
   For COCO and data sets of its form these are pycocotools' ten numbers in 0..1 after rescoring and
   OKS NMS. For MPII they are PCKh in per cent, if the benchmark's ground truth was prepared, and
-  PCK@0.2 of equation (3). A test set has none, because its ground truth is not published.
+  PCK@0.2 of equation (3). A test set has none, because its ground truth is not published. Metrics
+  that nothing was measured for are logged.
   """
+  metrics, kept = _score(predictions, dataset, config)
+  unmeasured = [name for name, value in metrics.items() if not value >= 0]
+  if unmeasured:
+    log.warning(
+      '%s: nothing was measured for %s: the split annotates no such person or keypoint',
+      *(dataset.folder, ', '.join(unmeasured)),
+    )
+  return metrics, kept
+
+
+def _score(predictions, dataset, config):
   labelled = 'validation' not in dataset.test_sets
-  if dataset.skeleton.sigmas:
+  if dataset.kind != 'mpii':
     kept = coco.rescore_and_nms(
       predictions,
       config.eval.keypoint_threshold,
@@ -104,18 +115,19 @@ def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.
       dataset.skeleton.sigmas,
     )
     file = dataset.annotation_file('validation')
-    return coco.evaluate(kept, file, dataset.skeleton.sigmas) if labelled else {}, kept
+    sigmas, names = dataset.skeleton.sigmas, dataset.skeleton.keypoints
+    return coco.evaluate(kept, file, sigmas, names) if labelled else {}, kept
   order = np.argsort(predictions['person_ids'], kind='stable')
   kept = {name: values[order] for name, values in predictions.items()}
   kept['scores'] = kept['keypoints'][..., 2].mean(-1)
   if not labelled:
     return {}, kept
   metrics = {}
-  ground_truth = sorted(dataset.folder.glob('gt_*.mat'))
-  if ground_truth:
-    metrics |= pck.pckh(kept['keypoints'][..., :2], ground_truth[0])
+  ground_truth = dataset.folder / f'gt_{dataset.image_set("validation")}.mat'
+  if ground_truth.exists():
+    metrics |= pck.pckh(kept['keypoints'][..., :2], ground_truth)
   else:
-    log.warning('%s: no gt_*.mat, so PCKh is left out', dataset.folder)
+    log.warning('%s: there is no such file, so PCKh is left out', ground_truth)
   return metrics | _pck_of_annotations(kept, dataset), kept
 
 
@@ -174,11 +186,10 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
   coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
   checkpoint.write_json(folder / 'metrics.json', metrics)
-  if dataset.skeleton == skeletons.MPII:
+  if dataset.kind == 'mpii':
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')
   elif 'validation' in dataset.test_sets:
-    image_set = dataset.annotation_file('validation').stem.removeprefix(coco_json.IMAGE_INFO)
-    name = f'person_keypoints_{image_set}_mrpose_results'
+    name = f'person_keypoints_{dataset.image_set("validation")}_mrpose_results'
     with zipfile.ZipFile(folder / f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
       archive.write(folder / 'predictions.json', f'{name}.json')
   draw_pictures(kept, dataset, folder / 'pictures')

@@ -1,6 +1,8 @@
 """Adam with the paper's piecewise constant learning rate."""
 
+import jax
 import optax
+from jax import numpy as jnp
 
 
 def piecewise_schedule(
@@ -11,9 +13,17 @@ def piecewise_schedule(
   Two drops at the same step multiply it twice.
   """
   factors = {step: drop_factor ** drop_steps.count(step) for step in drop_steps}
-  return optax.piecewise_constant_schedule(learning_rate, factors)
+  schedule = optax.piecewise_constant_schedule(learning_rate, factors)
+  # A step of type float32 gives a learning rate of that type whatever JAX's default types are.
+  return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def adam(schedule: optax.Schedule) -> optax.GradientTransformation:
   """Adam (Kingma & Ba 2015) with PyTorch's defaults; epsilon is added outside the root."""
-  return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+  transformation = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+
+  def update(gradients, state, params=None):
+    with jax.numpy_dtype_promotion('standard'):  # optax mixes its count with floats
+      return transformation.update(gradients, state, params)
+
+  return optax.GradientTransformation(transformation.init, update)

@@ -102,8 +102,8 @@ def make_predict_fn(
     has_area = (boxes[..., 2:] > 0).all(-1)  # [N, M]
     boxes = jnp.where(has_area[..., None], boxes, 1).astype(jnp.float32)
     center, size = geometry.box_to_region(boxes, aspect, padding)
-    origin, zoom = jnp.zeros((n, 2)), jnp.ones((n, 2))
-    unknown = jnp.zeros((n, 1, 2))
+    origin, zoom = jnp.zeros((n, 2), jnp.float32), jnp.ones((n, 2), jnp.float32)
+    unknown = jnp.zeros((n, 1, 2), jnp.float32)
 
     def crop_one_each(center, size):
       return crop(
@@ -123,7 +123,8 @@ def _parts(config, skeleton):
   """Three pure functions: PersonBatch to inputs, inputs to heatmaps, heatmaps to people."""
   model, codec = model_of(config, skeleton.num_keypoints), codec_of(config)
   order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
-  flip_test, channel_order = config.eval.flip_test, config.model.channel_order
+  flip_test = skeleton.mirroring(config.eval.flip_test, True)
+  channel_order = config.model.channel_order
 
   def crop(batch):
     return augment.crop_people(batch, None, codec.image_size, order, channel_order)[0]

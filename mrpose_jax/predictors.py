@@ -9,6 +9,7 @@ from typing import TypeAlias
 import jax
 import ml_collections
 import numpy as np
+from jax import numpy as jnp
 from PIL import Image
 
 from input_pipeline.device import augment
@@ -20,21 +21,22 @@ from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import train_state
 from mrpose_jax.models import folding
+from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
 
-# uint8 [H, W, 3] RGB, a Pillow image, or the path of an image file.
-ImageLike: TypeAlias = np.ndarray | jax.Array | Image.Image | str | os.PathLike
+# uint8 [H, W, 3] RGB, a Pillow image, or an image file: its bytes or its path.
+ImageLike: TypeAlias = np.ndarray | jax.Array | Image.Image | bytes | str | os.PathLike
 BOX_FORMATS = {'xywh': 'x, y, width, height', 'xyxy': 'left, top, right, bottom'}
 
 
 class Predictor:
-  """A trained network that takes images; `load_predictor` makes it.
+  """A trained network that takes images; `load_predictor` or `from_variables` makes it.
 
   Attributes:
     config: configuration of the training run.
     skeleton: the keypoints that the network predicts.
-    step: step of the checkpoint.
+    step: step of the checkpoint; 0 for variables that are not from a checkpoint.
     variables: the network's variables on the device, with batch norm folded into convolutions.
     predict_fn: pure function (variables, images, boxes) -> people, see `predict.make_predict_fn`.
   """
@@ -59,11 +61,55 @@ class Predictor:
     self._predict = jit(predict.make_predict_people(config, skeleton))
     self._predict_heatmaps = jit(predict.make_predict_heatmaps(config, skeleton))
 
+  @classmethod
+  def from_variables(
+    cls,
+    model: pose_network.PoseNetwork,
+    variables: dict,
+    skeleton: skeletons.Skeleton,
+    image_size: tuple[int, int] = (256, 192),
+    channel_order: str = 'rgb',
+    padding: float = 1.25,
+    flip_test: bool | None = None,
+    offset: str | None = None,
+    batch_size: int | None = None,
+  ) -> 'Predictor':
+    """Makes a predictor without a workdir, for example of imported PyTorch weights.
+
+    Args:
+      model: from `create_model`.
+      variables: its variables {'params', 'batch_stats'}; JAX arrays stay on their device.
+      skeleton: the keypoints that the network predicts.
+      image_size: (height, width) of the network's input in pixels, multiples of 32.
+      channel_order: 'rgb' or 'bgr', the order that the network was trained with.
+      padding: factor on the sides of boxes that the network was trained with.
+      flip_test, offset, batch_size: replace the defaults of `config.eval`.
+
+    Raises:
+      ValueError: the skeleton has another number of keypoints than the network, the batch size is
+        below 1, or the channel order or the offset is unknown.
+    """
+    if skeleton.num_keypoints != model.num_keypoints:
+      raise ValueError(
+        f'the skeleton has {skeleton.num_keypoints} keypoints, the network {model.num_keypoints}'
+      )
+    if channel_order not in ('rgb', 'bgr'):
+      raise ValueError(f"channel_order {channel_order!r}: use 'rgb' or 'bgr'")
+    config = defaults.get_config()
+    fields = {name: getattr(model, name) for name in config.model if hasattr(model, name)}
+    fields |= {'dtype': jnp.dtype(model.dtype).name, 'channel_order': channel_order}
+    config.model.update(fields)
+    config.data.image_size = tuple(image_size)
+    _set(config.eval, flip_test=flip_test, offset=offset, batch_size=batch_size)
+    height, width = image_size
+    return cls(variables, config, skeleton, width / height, padding, step=0)
+
   def __call__(
     self,
     images: ImageLike | Sequence[ImageLike],
     boxes: np.ndarray | Sequence | None = None,
     box_format: str = 'xywh',
+    exif: bool = True,
   ) -> np.ndarray | list[np.ndarray]:
     """Predicts the keypoints of the people in the boxes.
 
@@ -73,17 +119,20 @@ class Predictor:
 
     Args:
       images: one image or a list of images. An image is a uint8 array [H, W, 3] RGB of NumPy or
-        JAX, a Pillow image, or a path. As in annotation files, an EXIF orientation is ignored.
+        JAX, a Pillow image, or an image file: its bytes or its path.
       boxes: [N, 4] pixels, each around one person; None means that the whole image is one person.
         For a list of images, None or a list of such boxes.
       box_format: 'xywh' (x, y, width, height) or 'xyxy' (left, top, right, bottom).
+      exif: turn Pillow images and files upright by their EXIF orientation, as viewers do. Boxes and
+        keypoints are then in the upright image. Annotations refer to the pixels as stored: for
+        annotated boxes use False.
 
     Returns:
       float32 [N, K, 3]: x, y in image pixels, score. For a list of images, a list of such arrays.
 
     Raises:
       ValueError: an image or boxes of another shape or type, or boxes without area.
-      DataError: a file is not an image.
+      DataError: a file or Pillow image cannot be read.
 
     >>> predictor = load_predictor('runs/quickstart')
     >>> predictor('photo.jpg', [[20, 10, 60, 90], [90, 15, 50, 80]]).shape
@@ -94,7 +143,7 @@ class Predictor:
     [(1, 17, 3), (1, 17, 3)]
     """
     if not isinstance(images, list | tuple):
-      return self([images], [boxes], box_format)[0]
+      return self([images], [boxes], box_format, exif)[0]
     boxes = [None] * len(images) if boxes is None else boxes
     if len(boxes) != len(images):
       raise ValueError(f'{len(images)} images and boxes for {len(boxes)}')
@@ -102,7 +151,7 @@ class Predictor:
 
     def examples_of_all():
       for image, image_boxes in zip(images, boxes):
-        pixels, image_boxes = _checked(image, image_boxes, box_format)
+        pixels, image_boxes = _checked(image, image_boxes, box_format, exif)
         counts.append(len(image_boxes))
         yield from self._examples(pixels, image_boxes)
 
@@ -114,11 +163,13 @@ class Predictor:
     people = np.concatenate(people)[: sum(counts)]  # the last batch was filled up
     return np.split(people, np.cumsum(counts)[:-1]) if counts else []
 
-  def heatmaps(self, image: ImageLike, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def heatmaps(
+    self, image: ImageLike, box: np.ndarray, exif: bool = True
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the crop of one person and its heatmaps, flip test included.
 
     Args:
-      image: see `__call__`.
+      image, exif: see `__call__`.
       box: [4] x, y, width, height in pixels.
 
     Returns:
@@ -128,7 +179,7 @@ class Predictor:
     Raises:
       ValueError, DataError: see `__call__`.
     """
-    pixels, boxes = _checked(image, np.reshape(box, (1, -1)), 'xywh')
+    pixels, boxes = _checked(image, np.reshape(box, (1, -1)), 'xywh', exif)
     examples = batching.stack(list(self._examples(pixels, boxes)), self.config.eval.canvas)
     inputs, heatmaps = self._predict_heatmaps(examples)
     crop = augment.to_pixels(np.asarray(inputs)[0], self.config.model.channel_order)
@@ -151,17 +202,19 @@ class Predictor:
       yield batching.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
 
 
-def _checked(image, boxes, box_format):
+def _checked(image, boxes, box_format, exif):
   """Returns uint8 [H, W, 3] and boxes [N, 4] xywh, or raises ValueError."""
   if isinstance(image, str | os.PathLike):
-    image = image_files.read(image)
+    image = image_files.read(image, exif)
+  elif isinstance(image, bytes):
+    image = image_files.decode(image, 'an image in bytes', exif)
   elif isinstance(image, Image.Image):
-    image = image.convert('RGB')
+    image = image_files.from_pillow(image, exif)
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
     raise ValueError(
-      f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB, a Pillow image or a '
-      'path, or a list of these'
+      f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB, a Pillow image, '
+      'the bytes or path of an image file, or a list of these'
     )
   if box_format not in BOX_FORMATS:
     raise ValueError(f'box_format {box_format!r}: use one of {", ".join(BOX_FORMATS)}')
@@ -184,15 +237,20 @@ def load_predictor(
   flip_test: bool | None = None,
   offset: str | None = None,
   batch_size: int | None = None,
+  dtype: str | None = None,
+  device: jax.Device | None = None,
 ) -> Predictor:
   """Makes the predictor of a training run's best step, or of one checkpoint.
 
   Args:
     workdir: workdir of a training run, or the folder WORKDIR/checkpoints/STEP of a checkpoint.
     flip_test, offset, batch_size: replace the values of the run's own `config.eval`.
+    dtype: replaces the run's own `config.model.dtype`: 'float32' or 'bfloat16'.
+    device: the device to predict on; by default the first of this process.
 
   Raises:
     CheckpointError: there is no usable checkpoint.
+    ConfigError: an unknown dtype.
     ValueError: the offset is neither 'quarter' nor 'none', or the batch size is below 1.
 
   >>> predictor = load_predictor('runs/quickstart', flip_test=False, batch_size=16)
@@ -203,21 +261,26 @@ def load_predictor(
   >>> jax.jit(predictor.predict_fn)(predictor.variables, images, boxes).shape
   (1, 1, 17, 3)
   """
-  variables, meta, step = restore(workdir)
+  variables, meta, step = restore(workdir, device)
   config = ml_collections.ConfigDict(meta['config'])
-  settings = {'flip_test': flip_test, 'offset': offset, 'batch_size': batch_size}
-  config.eval.update({name: value for name, value in settings.items() if value is not None})
-  if config.eval.batch_size < 1:
-    raise ValueError(f'batch_size {batch_size}: must be at least 1')
+  _set(config.eval, flip_test=flip_test, offset=offset, batch_size=batch_size)
+  _set(config.model, dtype=dtype)
   skeleton, crops = skeletons.from_dict(meta['skeleton']), meta['crops']
   return Predictor(variables, config, skeleton, crops['aspect'], crops['padding'], step)
 
 
-def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
+def _set(section, **values):
+  """Sets the fields of a section of the configuration whose value is not None."""
+  section.update({name: value for name, value in values.items() if value is not None})
+  if section.get('batch_size', 1) < 1:
+    raise ValueError(f'batch_size {section.batch_size}: must be at least 1')
+
+
+def restore(workdir: str | os.PathLike, device: jax.Device | None = None) -> tuple[dict, dict, int]:
   """Restores a training run's best checkpoint, or the checkpoint whose folder is given.
 
   Returns:
-    Its variables on this process's first device, its `meta`, and its step.
+    Its variables on `device` (by default this process's first device), its `meta`, and its step.
 
   Raises:
     CheckpointError: there is no usable checkpoint.
@@ -230,8 +293,8 @@ def restore(workdir: str | os.PathLike) -> tuple[dict, dict, int]:
   num_keypoints = len(meta['skeleton']['keypoints'])
   model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
   target = train_state.abstract_variables(model)
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))
+  place = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
+  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()
   return variables, meta, step
 

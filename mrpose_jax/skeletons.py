@@ -12,6 +12,12 @@ log = logging.getLogger(__name__)
 
 # OKS sigma of each keypoint if a data set gives none: the mean of COCO's 17.
 ESTIMATED_SIGMA = 0.067
+# What follows where no flip pair is known, and what to do.
+NO_PAIRS = (
+  'mirroring (augment.flip) and the flip test (eval.flip_test) are off unless the configuration '
+  'sets them, which is right only if mirroring moves no keypoint to the place of another one; name '
+  'the pairs as flip_pairs in the category or in data.flip_pairs'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,12 @@ class Skeleton:
   @property
   def num_keypoints(self) -> int:
     return len(self.keypoints)
+
+  def mirroring(self, setting, default):
+    """Returns a setting of mirroring; where it is None, the default, or 0 without flip pairs."""
+    if setting is not None:
+      return setting
+    return default if self.flip_pairs else type(default)(0)
 
   def side(self, keypoint: int) -> str:
     """'left', 'right' or 'middle', from the words of the keypoint's name."""
@@ -93,23 +105,36 @@ def from_category(category: dict, where: str) -> Skeleton:
 
   The official person category becomes `COCO`, with its sigmas. Other categories may give `sigmas`,
   K numbers, and `flip_pairs`, pairs of names. By default the flip pairs are derived from the names
-  and each sigma is the mean of COCO's, which is logged.
+  and each sigma is the mean of COCO's; `log_assumptions` says so.
 
   Raises:
     DataError: the category names no keypoints or names one twice, or limbs, flip pairs or sigmas do
       not match them.
   """
-  names = tuple(category.get('keypoints') or ())
+  names = category.get('keypoints')
   if not names:
     raise errors.DataError(
       f'{where}: category {category.get("name")!r} lists no keypoints; '
       'use the keypoint annotations (person_keypoints_*.json), not the instances file'
     )
+  texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+  if not texts or len(set(names)) < len(names):
+    raise errors.DataError(f'{where}: keypoints of {category["name"]!r}: each needs a unique name')
+  try:
+    ''.join((*names, str(category['name']))).encode()
+  except UnicodeEncodeError as error:  # JSON can spell half a character
+    raise errors.DataError(
+      f'{where}: category {category["name"]!r}: a name of {names} is no valid text'
+    ) from error
+  names = tuple(names)
   if names == COCO.keypoints:
     return COCO
-  if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-    raise errors.DataError(f'{where}: keypoints of {category["name"]!r}: each needs a unique name')
-  limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get('skeleton') or ())
+  try:
+    limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get('skeleton') or ())
+  except (OverflowError, TypeError, ValueError) as error:
+    raise errors.DataError(
+      f'{where}: skeleton of {category["name"]!r}: pairs of keypoint numbers are needed'
+    ) from error
   if any(not 0 <= i < len(names) for limb in limbs for i in limb):
     raise errors.DataError(
       f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}'
@@ -120,20 +145,35 @@ def from_category(category: dict, where: str) -> Skeleton:
     skeleton = change(skeleton, category.get('flip_pairs') or (), sigmas)
   except ValueError as error:
     raise errors.DataError(f'{where}: category {skeleton.name!r}: {error}') from error
+  return skeleton
+
+
+def log_assumptions(skeleton: Skeleton, where):
+  """Logs the flip pairs and what `from_category` assumed, for skeletons other than COCO and MPII.
+
+  Args:
+    skeleton: from `from_category`.
+    where: the annotation file, which begins each line.
+  """
+  if skeleton in (COCO, MPII):
+    return
+  names = skeleton.keypoints
   pairs = ', '.join(f'{names[left]} - {names[right]}' for left, right in skeleton.flip_pairs)
-  log.info('%s: flip pairs of %r: %s', where, skeleton.name, pairs or 'none')
+  if pairs:
+    log.info('%s: flip pairs of %r: %s', where, skeleton.name, pairs)
+  else:
+    log.warning('%s: flip pairs of %r: none; %s', where, skeleton.name, NO_PAIRS)
   paired = {i for pair in skeleton.flip_pairs for i in pair}
   one_sided = [i for i in range(len(names)) if skeleton.side(i) != 'middle']
   unpaired = [names[i] for i in one_sided if i not in paired]
   if unpaired:
     log.warning('%s: keypoints without a mirror partner: %s', where, ', '.join(unpaired))
-  if not category.get('sigmas'):
+  if set(skeleton.sigmas) == {ESTIMATED_SIGMA}:
     log.warning(
       '%s: %r gives no OKS sigmas, so each keypoint uses %s, the mean of COCO; compare AP only '
       'between runs on these data',
       *(where, skeleton.name, ESTIMATED_SIGMA),
     )
-  return skeleton
 
 
 def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
@@ -143,25 +183,31 @@ def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
     ValueError: a name is unknown or in two pairs, or `sigmas` are not K positive numbers.
   """
   if flip_pairs:
-    names = [name for pair in flip_pairs for name in pair]
+    try:
+      names = [name for pair in flip_pairs for name in pair]
+      pairs = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in flip_pairs)
+      pairs = pairs and len(set(names)) == len(names)
+    except TypeError:
+      pairs = False
+    if not pairs:
+      raise ValueError(f'flip_pairs {flip_pairs!r:.200}: pairs of names are needed, each name once')
     unknown = [name for name in names if name not in skeleton.keypoints]
     if unknown:
       raise ValueError(
-        f'flip_pairs: there is no keypoint {unknown[0]!r} ({", ".join(skeleton.keypoints)})'
+        f'flip_pairs: there is no keypoint {unknown[0]!r:.60} ({", ".join(skeleton.keypoints)})'
       )
-    if any(len(pair) != 2 for pair in flip_pairs) or len(set(names)) < len(names):
-      raise ValueError(f'flip_pairs {flip_pairs}: pairs of names are needed, each name once')
     indices = tuple(tuple(skeleton.keypoints.index(name) for name in pair) for pair in flip_pairs)
     skeleton = dataclasses.replace(skeleton, flip_pairs=indices)
   if sigmas:
     try:
       numbers = np.array(sigmas, np.float64)
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'sigmas {sigmas} are not numbers') from error
+    except (OverflowError, TypeError, ValueError) as error:
+      raise ValueError(f'sigmas {sigmas!r:.200} are not numbers') from error
     if numbers.shape != (skeleton.num_keypoints,) or not (
       (numbers > 0).all() and np.isfinite(numbers).all()
     ):
-      raise ValueError(f'sigmas {sigmas}: {skeleton.num_keypoints} positive numbers are needed')
+      count = skeleton.num_keypoints
+      raise ValueError(f'sigmas {sigmas!r:.200}: {count} positive numbers are needed')
     skeleton = dataclasses.replace(skeleton, sigmas=tuple(numbers.tolist()))
   return skeleton
 

@@ -15,6 +15,7 @@ import optax
 from jax import numpy as jnp
 
 from input_pipeline.device import augment
+from input_pipeline.host import batching
 from input_pipeline.host import loader
 from mrpose_jax import codecs
 from mrpose_jax import errors
@@ -65,12 +66,14 @@ def make_examples(
   skeleton: skeletons.Skeleton,
   seed: int,
   channel_order: str = 'rgb',
-) -> Callable[[jax.Array, tuple], Examples]:
+) -> Callable[[jax.Array, batching.PersonBatch], Examples]:
   """Returns the pure function (step, PersonBatch) -> Examples.
 
   Augmentation is drawn from (seed, step) alone.
   """
   order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
+  flip = skeleton.mirroring(augmentation.flip, 0.5)
+  augmentation = dataclasses.replace(augmentation, flip=flip)
 
   def examples_of(step, batch):
     key = jax.random.fold_in(jax.random.key(seed), step)
@@ -92,7 +95,7 @@ def make_train_step(
   seed: int,
   channel_order: str = 'rgb',
   accumulate: int = 1,
-) -> Callable[[train_state.TrainState, tuple], tuple[train_state.TrainState, dict]]:
+) -> Callable[[train_state.TrainState, batching.PersonBatch], tuple[train_state.TrainState, dict]]:
   """Returns the pure function (TrainState, PersonBatch) -> (TrainState, metrics).
 
   The metrics are 'loss' and 'gradient_norm', scalars on the device. With `accumulate`, the network
@@ -138,7 +141,9 @@ def make_train_step(
 
 
 def _accumulate(grad_fn, state, arrays, num_parts):
-  """Loss, batch statistics and gradients of a batch, as means over its parts.
+  """Mean loss and mean gradients over the parts of a batch, and its batch statistics.
+
+  The running statistics are updated part by part.
 
   Part i holds rows i, i + num_parts, ...: where a batch is split over devices, each device finds
   its share of every part among its own rows.
@@ -150,8 +155,12 @@ def _accumulate(grad_fn, state, arrays, num_parts):
     (part_loss, batch_stats), part_gradients = grad_fn(state.params, batch_stats, *part)
     return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, gradients, part_gradients)), None
 
-  zeros = jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params)
-  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, zeros, parts)
+  initial = (
+    jnp.zeros((), jnp.float32),
+    state.batch_stats,
+    jax.tree.map(jnp.zeros_like, state.params),
+  )
+  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, initial, parts)
   return loss / num_parts, batch_stats, jax.tree.map(lambda g: g / num_parts, gradients)
 
 
@@ -291,16 +300,21 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> train_sta
   """Restores the latest checkpoint of the workdir, or initialises a state where there is none.
 
   Raises:
-    CheckpointError: the checkpoint was trained on other data, or does not fit the network.
+    CheckpointError: the checkpoint was trained on other data or keypoints, or does not fit the
+      network.
   """
   config, replicated = run.config, parallel.replicated(run.mesh)
   create = functools.partial(train_state.create, run.model, run.optimizer)
   key = jax.random.key(config.seed)
   step = checkpoints.latest_step()
   if step is not None:
-    stored = checkpoints.meta(step)['iterator']
-    if stored and not config.train.allow_other_data:  # an imported network has read no data
-      _check_same_iterator(stored, run.meta['iterator'], run.workdir)
+    stored = checkpoints.meta(step)
+    # An imported network has read no data.
+    if stored['iterator'] and not config.train.allow_other_data:
+      _check_same_iterator(stored['iterator'], run.meta['iterator'], run.workdir)
+    _check_same_keypoints(stored['skeleton'], run.dataset.skeleton, run.workdir)
+    for difference in configuration.differences(stored['config'], run.meta['config']):
+      log.warning('the run continues with another setting: %s', difference)
     target = checkpoint.restore_target(jax.eval_shape(create, key), replicated)
     state = checkpoints.restore_state(step, target)
     log.info('continuing from step %d of %s', step, run.workdir)
@@ -376,7 +390,9 @@ def train(
       if logs or saves:
         interval = jax.device_get(interval)
         if state.diverged:
-          _stop_diverged(run, state, interval[int(state.step) - step], checkpoints)
+          # The state stopped at its step; the interval ends with this one.
+          metrics_of_next_step = interval[int(state.step) - step]
+          _stop_diverged(run, state, metrics_of_next_step, checkpoints)
       if logs:
         scalars = {name: float(np.mean([m[name] for m in interval])) for name in metrics}
         scalars['learning_rate'] = float(run.schedule(step - 1))
@@ -424,6 +440,15 @@ def _check_same_iterator(stored, asked, workdir):
     raise errors.CheckpointError(
       f'{workdir}: cannot go on with other data ({"; ".join(different)}); choose another '
       '--workdir, or --config.train.allow_other_data'
+    )
+
+
+def _check_same_keypoints(stored, skeleton, workdir):
+  if tuple(stored['keypoints']) != skeleton.keypoints:
+    raise errors.CheckpointError(
+      f'{workdir} predicts other keypoints ({", ".join(stored["keypoints"])}) than the data have '
+      f'({", ".join(skeleton.keypoints)}); choose another --workdir, and start from this run with '
+      '--config.model.pretrained'
     )
 
 

@@ -37,7 +37,7 @@ def create(
 ) -> TrainState:
   """Initialises a state. Jit it with output shardings to create the arrays on their devices."""
   # The variables do not depend on the image size, so a small image is enough.
-  variables = model.init(key, jnp.zeros((1, 64, 64, 3)), train=False)
+  variables = model.init(key, jnp.zeros((1, 64, 64, 3), jnp.float32), train=False)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],

@@ -172,6 +172,16 @@ def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
   )
   capsys.readouterr()
 
+  # Sigmas change neither the metric nor the files, and only the split's own ground truth counts.
+  config.data.sigmas = (0.1,) * 16
+  shutil.rmtree(step)
+  (folder,) = (tmp_path / 'data' / 'mpii').glob('1.*')
+  (folder / 'gt_train.mat').write_bytes(b'of another split')
+  assert evaluate.evaluate(config, tmp_path / 'run') == pytest.approx(metrics)
+  assert (step / 'pred.mat').exists()
+  config.data.sigmas = ()
+  capsys.readouterr()
+
   # The test set has bounding boxes but no joints.
   for row in rows:
     del row['joints'], row['joints_vis']

@@ -10,8 +10,10 @@ import mrpose_jax
 from configs import custom
 from examples import mice
 from input_pipeline import prepare
+from input_pipeline.device import augment
 from input_pipeline.host import loader
 from mrpose_jax import errors
+from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
 from mrpose_jax import train
@@ -65,6 +67,36 @@ def test_the_configuration_says_otherwise(data_dir):
     configuration.open_dataset(config)
 
 
+def test_no_flip_pair_is_known(data_dir, tmp_path, caplog):
+  """Mirroring and the flip test are off, unless the configuration sets them."""
+  source = tmp_path / 'source'
+  mice.write(source, {'train': 4, 'validation': 2})
+  for file in (source / 'annotations').iterdir():
+    content = json.loads(file.read_text())
+    content['categories'][0]['keypoints'] = [str(i) for i in range(7)]
+    file.write_text(json.dumps(content))
+  prepare.prepare('coco', source, tmp_path, train='train', validation='validation')
+  assert caplog.text.count("flip pairs of 'mouse': none; mirroring (augment.flip) and") == 2
+  caplog.clear()
+  config = config_of(tmp_path)
+  skeleton = configuration.open_dataset(config).skeleton
+  assert 'no flip pairs are known; mirroring (augment.flip) and the flip test' in caplog.text
+  batch = next(loader.train_batches(loader.open_dataset('coco', tmp_path), 8, 0))
+
+  def num_mirrored(skeleton):
+    augmentation = augment.Augmentation(**config.augment)
+    examples_of = train.make_examples(predict.codec_of(config), augmentation, skeleton, 0)
+    return sum(int(examples_of(step, batch).draws.flip.sum()) for step in range(4))
+
+  assert num_mirrored(skeleton) == 0
+  assert num_mirrored(skeletons.change(skeleton, [('1', '2')])) > 0
+  config.augment.flip = 0.5
+  assert num_mirrored(skeleton) > 0
+  caplog.clear()
+  configuration.open_dataset(config_of(data_dir))
+  assert 'flip' not in caplog.text
+
+
 def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   start = tiny_run.write(tmp_path / 'coco_run')  # 17 keypoints
   config = config_of(data_dir)
@@ -77,6 +109,8 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
     '2 tensors start fresh: params/decoder/head/bias, params/decoder/head/kernel' in caplog.text
   )
   assert 0 <= metrics['AP'] <= 1 and metrics['AR'] >= 0
+  assert metrics['APL'] == metrics['ARL'] == -1
+  assert 'nothing was measured for APL, ARL: the split annotates no such person' in caplog.text
 
   predictor = mrpose_jax.load_predictor(workdir)
   assert predictor.skeleton.keypoints == tuple(mice.CATEGORY['keypoints'])

@@ -46,6 +46,57 @@ def test_arrays_pictures_and_paths_are_one(predictor, tmp_path):
   np.testing.assert_array_equal(predictor(transparent, BOXES), expected)
 
 
+def test_sixteen_bits_are_the_same_from_a_file_and_from_pillow(predictor, tmp_path):
+  gray = picture()[..., 0]
+  Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / 'deep.png')
+  expected = predictor(np.repeat(gray[..., None], 3, -1), BOXES)
+  kinds = [tmp_path / 'deep.png', (tmp_path / 'deep.png').read_bytes()]
+  for kind in (*kinds, Image.open(tmp_path / 'deep.png')):
+    np.testing.assert_array_equal(predictor(kind, BOXES), expected)
+
+
+def test_a_photograph_is_turned_upright(predictor, tmp_path):
+  image = Image.fromarray(picture())
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  lying = image.transpose(Image.Transpose.ROTATE_90)  # as a telephone stores it
+  lying.save(tmp_path / 'photo.png', exif=exif)
+  kinds = [tmp_path / 'photo.png', (tmp_path / 'photo.png').read_bytes()]
+  for kind in (*kinds, Image.open(tmp_path / 'photo.png')):
+    np.testing.assert_array_equal(predictor(kind, BOXES), predictor(image, BOXES))
+    stored = predictor(kind, BOXES, exif=False)
+    np.testing.assert_array_equal(stored, predictor(np.asarray(lying), BOXES))
+    np.testing.assert_array_equal(
+      predictor.heatmaps(kind, BOXES[0])[0], predictor.heatmaps(image, BOXES[0])[0]
+    )
+
+
+def test_without_a_workdir(predictor):
+  model = mrpose_jax.create_model('simple_baseline', depth=18, width=4)
+  variables = jax.device_get(predictor.variables)
+  made = mrpose_jax.Predictor.from_variables(
+    model, variables, skeletons.COCO, image_size=(64, 64), batch_size=4
+  )
+  assert (made.config.eval.batch_size, made.config.model.width, made.step) == (4, 4, 0)
+  np.testing.assert_allclose(made(picture(), BOXES), predictor(picture(), BOXES), atol=1e-3)
+  with pytest.raises(ValueError, match='16 keypoints, the network 17'):
+    mrpose_jax.Predictor.from_variables(model, variables, skeletons.MPII)
+  with pytest.raises(ValueError, match="channel_order 'BGR': use 'rgb' or 'bgr'"):
+    mrpose_jax.Predictor.from_variables(model, variables, skeletons.COCO, channel_order='BGR')
+
+
+def test_another_device_and_type(workdir, predictor):
+  device = jax.devices()[2]
+  made = mrpose_jax.load_predictor(workdir, dtype='bfloat16', device=device)
+  assert made.config.model.dtype == 'bfloat16'
+  assert {d for x in jax.tree.leaves(made.variables) for d in x.devices()} == {device}
+  assert made._predict_batch(list(made._examples(picture(), BOXES))).devices() == {device}
+  scores = made(picture(), BOXES)[..., 2]
+  np.testing.assert_allclose(scores, predictor(picture(), BOXES)[..., 2], rtol=0.1, atol=0.05)
+  with pytest.raises(errors.ConfigError, match="unknown dtype 'float16'"):
+    mrpose_jax.load_predictor(workdir, dtype='float16')
+
+
 def test_corners_are_the_same_boxes(predictor):
   corners = BOXES + np.concatenate([np.zeros((3, 2)), BOXES[:, :2]], 1)
   np.testing.assert_array_equal(
@@ -192,5 +243,6 @@ def test_supervision_takes_the_people(predictor):
 
 def test_public_names():
   assert mrpose_jax.Predictor is predictors.Predictor
+  assert {'Predictor', 'load_predictor', 'to_coco', 'create_model'} <= set(dir(mrpose_jax))
   with pytest.raises(AttributeError, match="no attribute 'load_predicator'"):
     mrpose_jax.load_predicator  # noqa: B018

@@ -79,9 +79,8 @@ def test_names_that_only_look_like_sides():
 
 def test_what_is_estimated_is_said(caplog):
   with caplog.at_level('INFO', 'mrpose_jax'):
-    skeletons.from_category(
-      {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}, 'd.json'
-    )
+    category = {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}
+    skeletons.log_assumptions(skeletons.from_category(category, 'd.json'), 'd.json')
   assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
   assert 'keypoints without a mirror partner: paw_l' in caplog.text
   assert 'gives no OKS sigmas, so each keypoint uses 0.067' in caplog.text
@@ -92,6 +91,7 @@ def test_sigmas_and_pairs_of_the_file(caplog):
   found = skeletons.from_category(fish | {'flip_pairs': [['c', 'a']]}, 'fish.json')
   assert found.sigmas == (0.1, 0.2, 0.3)
   assert found.flip_pairs == ((2, 0),)
+  skeletons.log_assumptions(found, 'fish.json')
   assert 'sigmas' not in caplog.text
   for wrong, message in (
     ({'sigmas': [0.1, 0.2]}, '3 positive numbers are needed'),
@@ -100,7 +100,36 @@ def test_sigmas_and_pairs_of_the_file(caplog):
     ({'flip_pairs': [['a', 'd']]}, "there is no keypoint 'd' \\(a, b, c\\)"),
     ({'flip_pairs': [['a', 'b'], ['b', 'c']]}, 'each name once'),
     ({'flip_pairs': [['a', 'b', 'c']]}, 'pairs of names are needed'),
+    ({'sigmas': 'abc'}, 'are not numbers'),
+    ({'sigmas': [10**400] * 3}, 'are not numbers'),
+    ({'sigmas': {'a': 1}}, 'are not numbers'),
+    ({'flip_pairs': 'ab'}, 'pairs of names are needed'),
+    ({'flip_pairs': 5}, 'pairs of names are needed'),
+    ({'flip_pairs': [1, 2]}, 'pairs of names are needed'),
+    ({'flip_pairs': [[1, 2]]}, 'there is no keypoint 1'),
+    ({'flip_pairs': [[['a'], 'b']]}, 'pairs of names are needed'),
+    ({'keypoints': ['a', 'b', '\ud800']}, 'is no valid text'),
+    ({'flip_pairs': {'a': 'b'}}, 'pairs of names are needed'),
+    ({'skeleton': [1, 2]}, 'pairs of keypoint numbers are needed'),
+    ({'skeleton': [[1, 'x']]}, 'pairs of keypoint numbers are needed'),
+    ({'skeleton': [[1, 2, 3]]}, 'pairs of keypoint numbers are needed'),
+    ({'skeleton': 5}, 'pairs of keypoint numbers are needed'),
+    ({'skeleton': [[1, float('inf')]]}, 'pairs of keypoint numbers are needed'),
     ({'keypoints': ['a', 'b', 'a']}, 'each needs a unique name'),
+    ({'keypoints': 'abc'}, 'each needs a unique name'),
+    ({'keypoints': 3}, 'each needs a unique name'),
+    ({'keypoints': [1, 2, 3]}, 'each needs a unique name'),
+    ({'keypoints': [['a'], 'b', 'c']}, 'each needs a unique name'),
   ):
     with pytest.raises(errors.DataError, match=rf"^fish\.json: .*'fish'.*{message}"):
       skeletons.from_category(fish | wrong, 'fish.json')
+
+
+def test_mirroring_without_known_pairs(caplog):
+  fish = skeletons.from_category({'name': 'fish', 'keypoints': ['0', '1']}, 'fish.json')
+  assert (fish.mirroring(None, 0.5), fish.mirroring(None, True)) == (0, False)
+  assert (fish.mirroring(0.3, 0.5), fish.mirroring(True, True)) == (0.3, True)
+  assert (skeletons.COCO.mirroring(None, 0.5), skeletons.COCO.mirroring(None, True)) == (0.5, True)
+  assert (skeletons.COCO.mirroring(0.0, 0.5), skeletons.COCO.mirroring(False, True)) == (0, False)
+  skeletons.log_assumptions(fish, 'fish.json')
+  assert "flip pairs of 'fish': none; mirroring (augment.flip) and the flip test" in caplog.text

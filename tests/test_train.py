@@ -1,5 +1,6 @@
 """The training step and the training loop on four CPU devices."""
 
+import dataclasses
 import functools
 import json
 
@@ -62,14 +63,34 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
   assert all(len(person['keypoints']) == 51 for person in people)
   assert (workdir / 'eval' / str(step) / 'pictures' / 'sheet.jpg').exists()
 
-  with pytest.raises(errors.CheckpointError, match="network is 'simple_baseline' there"):
+  with pytest.raises(errors.CheckpointError, match="network is 'simple_baseline' in the workdir"):
     other = tiny_people.config()
     other.model.network = 'mrfeanet1'
     train.train_and_evaluate(other, workdir)
+  with pytest.raises(errors.CheckpointError, match='predicts other keypoints'):
+    run = train.build(config, dataset, workdir)
+    nose_only = dataclasses.replace(dataset.skeleton, keypoints=('nose',))
+    other_dataset = dataclasses.replace(dataset, skeleton=nose_only)
+    other_run = dataclasses.replace(run, dataset=other_dataset)
+    train.restore_or_start(other_run, checkpoint.Checkpoints(workdir))
   with pytest.raises(errors.CheckpointError, match='seed was 0, is 1'):
     other = tiny_people.config()
     other.seed = 1
     train.train_and_evaluate(other, workdir)
+
+
+def test_settings_that_changed_are_named_on_resuming(tmp_path, caplog):
+  train.train_and_evaluate(tiny_people.config(epochs=1.0), tmp_path)
+  changed = tiny_people.config(epochs=2.0)
+  changed.data.sigma = 2.0
+  changed.augment.rotation = 10.0
+  train.train_and_evaluate(changed, tmp_path)
+  for difference in (
+    'train.epochs was 1.0, is 2.0',
+    'data.sigma was 1.0, is 2.0',
+    'augment.rotation was 30.0, is 10.0',
+  ):
+    assert caplog.text.count(difference) == 1
 
 
 def test_sharding_does_not_change_the_step():

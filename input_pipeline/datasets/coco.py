@@ -7,8 +7,8 @@ from input_pipeline.formats import coco_json
 class Coco(pose_builder.PoseBuilder):
   """Reads annotations/person_keypoints_{set}.json, and the images in images/{set}/ or {set}/.
 
-  Other data may use annotations/{set}.json and keep all images in images/. The files of a test
-  set, e.g. test-dev2017, are annotations/image_info_{set}.json and images/test2017/.
+  Other data may use annotations/{set}.json and keep all images in images/. The files of COCO's test
+  sets, e.g. test-dev2017, are annotations/image_info_{set}.json and images/test2017/.
   """
 
   name = 'coco'
@@ -17,12 +17,11 @@ class Coco(pose_builder.PoseBuilder):
 
 def find_split(source, image_set: str) -> pose_builder.Split:
   """Returns the files of one set, e.g. 'val2017', in the data set's folder."""
-  is_test_set = image_set.startswith('test')
-  kind = coco_json.IMAGE_INFO if is_test_set else 'person_keypoints_'
-  names = f'{kind}{image_set}.json', f'{image_set}.json'
-  files = [source / 'annotations' / name for name in names]
-  folder_name = image_set.replace('-dev', '') if is_test_set else image_set
-  folders = [source / 'images' / folder_name, source / folder_name, source / 'images']
+  prefixes = coco_json.PERSON_KEYPOINTS, '', coco_json.IMAGE_INFO
+  files = [source / 'annotations' / f'{prefix}{image_set}.json' for prefix in prefixes]
+  names = image_set, image_set.replace('-dev', '')
+  folders = [folder / name for name in names for folder in (source / 'images', source)]
+  folders.append(source / 'images')
   return pose_builder.Split(
     annotation_file=next((file for file in files if file.exists()), files[0]),
     image_folder=next((folder for folder in folders if folder.is_dir()), folders[0]),

@@ -9,6 +9,7 @@ pixels; a patch records where it was cut.
 import dataclasses
 import functools
 import hashlib
+import logging
 import pathlib
 
 import numpy as np
@@ -17,8 +18,13 @@ import tensorflow_datasets as tfds
 from input_pipeline.datasets import workers
 from input_pipeline.device import geometry
 from input_pipeline.formats import annotation_types
+from input_pipeline.formats import coco_json
+from input_pipeline.formats import plausibility
 from input_pipeline.host import image_files
 from mrpose_jax import errors
+from mrpose_jax import skeletons
+
+log = logging.getLogger(__name__)
 
 # JPEG quality of training patches, without chroma subsampling: the lowest quality at which 95 % of
 # augmented crops reproduce the image with 40 dB PSNR or more. Among 224 crops of 56 people in COCO
@@ -35,7 +41,7 @@ class Split:
 
   annotation_file: pathlib.Path
   image_folder: pathlib.Path
-  # Files that the evaluation needs beside the records; copied into the data set's folder.
+  # Further files that the evaluation needs beside the records; copied into the data set's folder.
   keep: tuple[pathlib.Path, ...] = ()
 
 
@@ -80,13 +86,21 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     self.splits = splits
     self.processes = processes
     self.annotations = self._read_all()
-    self.skeleton = next(iter(self.annotations.values())).skeleton
     for name, split in splits.items():
       annotations = self.annotations[name]
       if annotations.test_set and name == 'train':
-        raise errors.DataError(f'{split.annotation_file}: a test set cannot be trained on')
+        raise errors.DataError(
+          f'{split.annotation_file}: annotates nobody; a test set cannot be trained on'
+        )
       if not annotations.test_set and not annotations.num_people:
-        raise errors.DataError(f'{split.annotation_file}: no person with keypoints is left')
+        raise errors.DataError(
+          f'{split.annotation_file}: no person with keypoints is left '
+          f'(left out: {annotations.left_out() or "nobody, because nobody is annotated"}); each '
+          'person needs keypoints with a visibility of 1 or 2, and bbox as x, y, width, height in '
+          'pixels'
+        )
+    self._match_skeletons()
+    self.skeleton = next(iter(self.annotations.values())).skeleton
     # Kept apart from info.metadata, which TFDS replaces by the metadata of an earlier preparation.
     self.settings = {
       'skeleton': dataclasses.asdict(self.skeleton),
@@ -109,9 +123,41 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
         annotations[name] = self.read(split.annotation_file)
       except errors.DataError as error:
         problems.append(error)
+        continue
+      skeletons.log_assumptions(annotations[name].skeleton, split.annotation_file)
+      for doubt in plausibility.doubts(annotations[name]):
+        log.warning('%s: %s', split.annotation_file, doubt)
     if problems:
       raise errors.DataError('; '.join(map(str, problems))) from problems[0]
     return annotations
+
+  def _match_skeletons(self):
+    """Brings the keypoints of all splits into the order of the first one.
+
+    Raises:
+      DataError: two splits differ in their keypoints' names, OKS sigmas or flip pairs.
+    """
+    first, *others = self.annotations
+    skeleton = self.annotations[first].skeleton
+    for name in others:
+      annotations = self.annotations[name]
+      if annotations.test_set:  # COCO's lists of test images name no keypoints
+        self.annotations[name] = dataclasses.replace(annotations, skeleton=skeleton)
+        continue
+      for what in ('keypoints', 'sigmas', 'flip_pairs'):
+        here, there = (_by_name(s)[what] for s in (skeleton, annotations.skeleton))
+        if set(here) != set(there):
+          raise errors.DataError(
+            f'{self.splits[name].annotation_file}: the {what} of the splits differ: {first} has '
+            f'{", ".join(here) or "none"}; {name} has {", ".join(there) or "none"}; '
+            'give both files the same category'
+          )
+      if annotations.skeleton.keypoints != skeleton.keypoints:
+        log.warning(
+          '%s: its keypoints are brought into the order of split %s',
+          *(self.splits[name].annotation_file, first),
+        )
+        self.annotations[name] = annotations.with_skeleton(skeleton)
 
   @staticmethod
   def read(path) -> annotation_types.Annotations:
@@ -142,10 +188,12 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing is downloaded
     # Here self.data_dir is a temporary folder, which TFDS renames once all is written.
-    for split in self.splits.values():
-      for file in (split.annotation_file, *split.keep):
+    folder = pathlib.Path(self.data_dir)
+    for name, split in self.splits.items():
+      coco_json.write(self.annotations[name], folder / coco_json.NORMALISED.format(name))
+      for file in split.keep:
         if file.exists():
-          (pathlib.Path(self.data_dir) / file.name).write_bytes(file.read_bytes())
+          (folder / file.name).write_bytes(file.read_bytes())
     return {name: self._examples(name) for name in self.splits}
 
   def _generate_examples(self):
@@ -153,8 +201,9 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _examples(self, name):
     """Yields a split's records to TFDS; after the first problem, only looks for further ones."""
-    problems, digest = [], hashlib.sha256()
-    for records, problem in self._read_images(name):
+    problems, digest, num_turned = [], hashlib.sha256(), 0
+    for records, problem, turned in self._read_images(name):
+      num_turned += turned
       if problem:
         problems.append(problem)
       elif not problems:
@@ -165,16 +214,22 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
       # The same report includes the problems of the splits that follow.
       later = list(self.splits)[list(self.splits).index(name) + 1 :]
       for other in later:
-        problems += [problem for _, problem in self._read_images(other) if problem]
+        problems += [problem for _, problem, _ in self._read_images(other) if problem]
       count = sum(len(self._entries(split)) for split in self.splits)
       raise errors.DataError(
         f'{len(problems)} of {count} images cannot be used: {_first_few(problems)}'
+      )
+    if num_turned:
+      log.warning(
+        '%s: %d images have an EXIF orientation, which is ignored; their annotations must refer to '
+        'the pixels as stored',
+        *(self.splits[name].annotation_file, num_turned),
       )
     # TFDS writes the metadata after the records.
     self.info.metadata.setdefault(IMAGES_SHA256, {})[name] = digest.hexdigest()
 
   def _read_images(self, name):
-    """Yields (records, None) or (None, problem) for each image of a split, in order."""
+    """Yields (records, problem, whether an EXIF orientation is ignored) of each image in order."""
     read = functools.partial(_READERS[name], self.splits[name].image_folder, self.crops)
     return workers.in_order(read, self._entries(name), self.processes)
 
@@ -187,10 +242,9 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     """Returns one line per split: its people, its images, and the annotations left out."""
     lines = []
     for name, split in self.annotations.items():
-      dropped = ', '.join(f'{n} {reason}' for reason, n in sorted(split.dropped.items()))
       lines.append(
         f'{name}: {split.num_people} people in {len(split.images)} images'
-        + (f' (left out: {dropped})' if dropped else '')
+        + (f' (left out: {split.left_out()})' if split.dropped else '')
       )
     return '\n'.join(lines)
 
@@ -208,47 +262,64 @@ def train_patch(image: np.ndarray, box, crops: CropSettings) -> image_files.Patc
   return image_files.cut_patch(image, low, high, crops.canvas, max_zoom=min(1.0, zoom))
 
 
-# The worker processes run these functions on one image at a time. Problems are returned instead of
+# The worker processes run these functions on one image at a time. A problem is returned instead of
 # raised, so that all of them are found.
 
 
 def _read_people(folder, crops, entry):
-  """Reads an image of split train; returns (one record per person, None) or (None, problem)."""
-  try:
-    image = image_files.read(folder / entry.file_name)
-    _check_size(image, entry)
-  except errors.DataError as error:
-    return None, str(error)
+  """Reads an image of split train; returns (one record per person, problem or None, turned)."""
+  _, image, turned, problem = _read(folder, entry)
+  if problem:
+    return None, problem, turned
   records = []
   for person in entry.people:
     patch = train_patch(image, person.box, crops)
     data = image_files.encode_jpeg(patch.pixels, JPEG_QUALITY)
     records.append((person.id, _record(entry, data, [person], patch.origin, patch.zoom)))
-  return records, None
+  return records, None, turned
 
 
 def _read_image(folder, crops, entry):
-  """Reads an image of split validation; returns (its record, None) or (None, problem)."""
+  """Reads an image of split validation; returns (its record, problem or None, turned)."""
   del crops  # evaluation cuts its own patches
-  path = folder / entry.file_name
-  try:
-    data = image_files.read_bytes(path)
-    _check_size(image_files.decode(data, str(path)), entry)
-  except errors.DataError as error:
-    return None, str(error)
-  return [(entry.id, _record(entry, data, entry.people, np.zeros(2), np.ones(2)))], None
+  data, _, turned, problem = _read(folder, entry)
+  if problem:
+    return None, problem, turned
+  return [(entry.id, _record(entry, data, entry.people, np.zeros(2), np.ones(2)))], None, turned
 
 
 _READERS = {'train': _read_people, 'validation': _read_image}
 
 
-def _check_size(image, entry):
-  height, width = image.shape[:2]
-  if entry.size and entry.size != (width, height):
-    raise errors.DataError(
-      f'{entry.file_name}: {width}x{height} pixels, but {entry.size[0]}x{entry.size[1]} in the '
-      'annotation file'
-    )
+def _read(folder, entry):
+  """Returns an image's bytes, its pixels, whether an EXIF orientation is ignored, and a problem."""
+  path = folder / entry.file_name
+  data = image = None
+  turned = False
+  try:
+    data = image_files.read_bytes(path)
+    image = image_files.decode(data, str(path))
+    turned = image_files.orientation(data) != 1
+    height, width = image.shape[:2]
+    if entry.size and entry.size != (width, height):
+      exif = 'its EXIF orientation is ignored: store its pixels upright'
+      raise errors.DataError(
+        f'{entry.file_name}: {width}x{height} pixels, but {entry.size[0]}x{entry.size[1]} in the '
+        'annotation file' + turned * f' ({exif})'
+      )
+  except errors.DataError as error:
+    return data, image, turned, str(error)
+  return data, image, turned, None
+
+
+def _by_name(skeleton):
+  """What must agree between splits, by the names of the keypoints."""
+  names = skeleton.keypoints
+  return {
+    'keypoints': names,
+    'sigmas': [f'{name} {sigma:g}' for name, sigma in zip(names, skeleton.sigmas)],
+    'flip_pairs': [' - '.join(sorted(names[i] for i in pair)) for pair in skeleton.flip_pairs],
+  }
 
 
 def _first_few(problems, limit=5):

@@ -23,7 +23,8 @@ class Augmentation:
   Attributes:
     rotation: in degrees.
     scale: as a fraction of the region's size.
-    flip: probability of mirroring.
+    flip: probability of mirroring; None is 0.5 where flip pairs are known, else 0, see
+      `Skeleton.mirroring`.
     draw: distribution of rotation and scale. 'uniform' is uniform in +-rotation and +-scale (the
       paper's text). 'normal' uses them as standard deviations, clips at 2 rotation and 1 scale, and
       rotates with probability 0.6 (the released code).
@@ -31,7 +32,7 @@ class Augmentation:
 
   rotation: float
   scale: float
-  flip: float
+  flip: float | None
   draw: str
 
   def __post_init__(self):
@@ -51,13 +52,13 @@ def draw(key: jax.Array, n: int, augmentation: Augmentation) -> Draw:
   """Draws values for n people; a key gives the same values on every platform and sharding."""
   scale_key, rotation_key, rotate_key, flip_key = jax.random.split(key, 4)
   if augmentation.draw == 'uniform':
-    scale = jax.random.uniform(scale_key, (n,), minval=-1.0, maxval=1.0)
-    rotation = jax.random.uniform(rotation_key, (n,), minval=-1.0, maxval=1.0)
+    scale = jax.random.uniform(scale_key, (n,), jnp.float32, minval=-1.0, maxval=1.0)
+    rotation = jax.random.uniform(rotation_key, (n,), jnp.float32, minval=-1.0, maxval=1.0)
   else:
-    scale = jnp.clip(jax.random.normal(scale_key, (n,)), -1.0, 1.0)
-    rotation = jnp.clip(jax.random.normal(rotation_key, (n,)), -2.0, 2.0)
-    rotation *= jax.random.bernoulli(rotate_key, 0.6, (n,))
-  flip = jax.random.bernoulli(flip_key, augmentation.flip, (n,))
+    scale = jnp.clip(jax.random.normal(scale_key, (n,), jnp.float32), -1.0, 1.0)
+    rotation = jnp.clip(jax.random.normal(rotation_key, (n,), jnp.float32), -2.0, 2.0)
+    rotation *= jax.random.bernoulli(rotate_key, jnp.float32(0.6), (n,)).astype(jnp.float32)
+  flip = jax.random.bernoulli(flip_key, jnp.float32(augmentation.flip), (n,))
   return Draw(1.0 + augmentation.scale * scale, augmentation.rotation * rotation, flip)
 
 
@@ -113,6 +114,6 @@ def to_pixels(crops: np.ndarray, channel_order: str) -> np.ndarray:
 
 def _patch_to_image(origin, zoom):
   """Matrices [N, 2, 3] of image = origin + (patch + 1/2) / zoom - 1/2, which align pixel areas."""
-  linear = jnp.eye(2)[None] / zoom[:, None, :]
+  linear = jnp.eye(2, dtype=jnp.float32)[None] / zoom[:, None, :]
   shift = origin + 0.5 / zoom - 0.5
   return jnp.concatenate([linear, shift[..., None]], -1)

@@ -58,7 +58,8 @@ def by_gathering(images, matrix, out_size):
   """`affine` by gathering four image pixels for each crop pixel."""
   # XLA computes a matrix product once, but may compute a sum again for each of its uses. If these
   # round differently, indices and weights come from floors that are a pixel apart.
-  crop = jnp.concatenate([_pixels(out_size), jnp.ones((math.prod(out_size), 1))], 1)
+  ones = jnp.ones((math.prod(out_size), 1), jnp.float32)
+  crop = jnp.concatenate([_pixels(out_size), ones], 1)
   points = jnp.einsum(
     'nij,pj->npi', geometry.invert(matrix), crop, precision=lax.Precision.HIGHEST
   )  # [N, hw, 2]
@@ -105,7 +106,8 @@ def by_tiles(images, matrix, out_size, max_step):
   start = _window_start(points, (2, 3), side, images.shape[1:3])  # [N, B, 2]
 
   def window(image, start):
-    return lax.dynamic_slice(image, (start[1], start[0], 0), (side, side, channels))
+    first_channel = jnp.zeros((), start.dtype)
+    return lax.dynamic_slice(image, (start[1], start[0], first_channel), (side, side, channels))
 
   windows = jax.vmap(jax.vmap(window, (None, 0)))(images, start)  # [N, B, S, S, C]
   windows = windows.astype(jnp.bfloat16)  # exact for 0..255
@@ -121,11 +123,11 @@ def by_tiles(images, matrix, out_size, max_step):
   columns = jnp.concatenate([columns, columns], -2)  # [N, B, T, 2s, S]
   windows = jnp.einsum('nbtscx,nbtux->nbtscu', windows, columns)
   pixel = lax.broadcasted_iota(jnp.int32, (*points.shape[:-1], 2 * tile_side), 4)
-  along_x = _weight(points[..., :1] - pixel % tile_side)  # [N, B, T, P, 2s]
+  along_x = _weight(points[..., :1] - (pixel % tile_side).astype(jnp.float32))  # [N, B, T, P, 2s]
   along_x = jnp.where(pixel < tile_side, *_halves(along_x))
   lines = jnp.einsum('nbtpu,nbtscu->nbtpsc', along_x, windows, preferred_element_type=jnp.float32)
   pixel = lax.broadcasted_iota(jnp.int32, lines.shape, 4)
-  along_y = _weight(points[..., 1:, None] - pixel)  # [N, B, T, P, s, C]
+  along_y = _weight(points[..., 1:, None] - pixel.astype(jnp.float32))  # [N, B, T, P, s, C]
   crops = (along_y * lines).sum(4)  # [N, B, T, P, C]
   crops = crops.reshape(n, down, across, tiles_down, tiles_across, TILE, TILE, channels)
   return crops.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, *out_size, channels)
@@ -147,7 +149,9 @@ def _window_start(points, axes, side, size):
 
 def _rows_of_identity(start, count, size):
   """[...] -> bfloat16 [..., count, size]; a product with it selects `count` rows from `start`."""
-  chosen = start[..., None] + jnp.arange(count).reshape((1,) * start.ndim + (-1,))
+  chosen = start[..., None] + jnp.arange(count, dtype=start.dtype).reshape(
+    (1,) * start.ndim + (-1,)
+  )
   return jax.nn.one_hot(chosen, size, dtype=jnp.bfloat16)
 
 

@@ -56,13 +56,62 @@ class Annotations:
     images: all images, with or without people.
     dropped: number of annotations left out, by reason.
     test_set: whether the keypoints are unpublished.
+    category_id: category of the people in COCO's files.
+    rows: what COCO's evaluation counts, from `coco_row`: people, crowds and people without labelled
+      keypoints, in the order of the file.
   """
 
   skeleton: skeletons.Skeleton
   images: list[ImageEntry]
   dropped: collections.Counter
   test_set: bool = False
+  category_id: int = 1
+  rows: list[dict] = dataclasses.field(default_factory=list)
 
   @property
   def num_people(self) -> int:
     return sum(len(image.people) for image in self.images)
+
+  def with_skeleton(self, skeleton: skeletons.Skeleton) -> 'Annotations':
+    """Returns the annotations with the keypoints in the order of a skeleton of the same names."""
+    order = [self.skeleton.keypoints.index(name) for name in skeleton.keypoints]
+    images = [
+      dataclasses.replace(
+        image,
+        people=[
+          dataclasses.replace(p, keypoints=p.keypoints[order], visible=p.visible[order])
+          for p in image.people
+        ],
+      )
+      for image in self.images
+    ]
+    rows = [
+      row | {'keypoints': row['keypoints'].reshape(-1, 3)[order].reshape(-1)} for row in self.rows
+    ]
+    return dataclasses.replace(self, skeleton=skeleton, images=images, rows=rows)
+
+  def left_out(self) -> str:
+    """Returns the numbers of annotations left out with their reasons, '' if there are none."""
+    return ', '.join(f'{n} {reason}' for reason, n in sorted(self.dropped.items()))
+
+
+def coco_row(number, image_id, category_id, box, area, crowd, keypoints) -> dict:
+  """Returns an annotation with exactly the fields that COCO's evaluation reads.
+
+  Args:
+    number, image_id, category_id: ids.
+    box: 4 numbers x, y, width, height.
+    area: in square pixels.
+    crowd: whether predictions for it are neither correct nor false.
+    keypoints: [3K] x, y, visibility of each keypoint.
+  """
+  return {
+    'id': number,
+    'image_id': image_id,
+    'category_id': category_id,
+    'bbox': [float(value) for value in box],
+    'area': float(area),
+    'iscrowd': int(crowd),
+    'num_keypoints': int((keypoints[2::3] > 0).sum()),
+    'keypoints': keypoints,
+  }

@@ -1,7 +1,6 @@
 """MPII annotation files in the JSON form of the PyTorch codes."""
 
 import collections
-import math
 
 import numpy as np
 
@@ -34,19 +33,23 @@ def read(path) -> annotation_types.Annotations:
       name = str(row['image'])
       center, scale = np.array(row['center'], np.float64), float(row['scale'])
       joints = np.array(row.get('joints', np.zeros((num_keypoints, 2))), np.float64)
-      labelled = np.array(row.get('joints_vis', np.zeros(num_keypoints)), np.float64) > 0
+      labelled = np.zeros(num_keypoints)
+      if 'joints' in row:
+        labelled = np.array(row['joints_vis'], np.float64) > 0
     except checks.MALFORMED:
-      problems.append(f'row {number} {checks.brief(row)} lacks image, center, scale or joints')
+      problems.append(
+        f'row {number} {checks.brief(row)} lacks image, center, scale, joints or joints_vis'
+      )
       continue
     if joints.shape != (num_keypoints, 2) or labelled.shape != (num_keypoints,):
       problems.append(
         f'row {number}: joints of shape {joints.shape} and joints_vis of '
         f'{labelled.shape}, not {num_keypoints} x 2 and {num_keypoints}'
       )
-    elif center.shape != (2,) or not (np.isfinite(center).all() and 0 < scale < math.inf):
-      problems.append(f'row {number}: center {row["center"]} or scale {scale} is not usable')
-    elif not np.isfinite(joints).all():
-      problems.append(f'row {number}: a joint is not finite')
+    elif center.shape != (2,) or not (checks.in_range(center) and 0 < scale < checks.LARGEST):
+      problems.append(f'row {number}: center {row["center"]!s:.60} or scale {scale} is not usable')
+    elif not checks.in_range(joints):
+      problems.append(f'row {number}: a joint is not finite, or beyond all images')
     elif checks.leaves_folder(name):
       problems.append(f'row {number}: file name {name!r} leaves the image folder')
     else:
@@ -65,5 +68,15 @@ def read(path) -> annotation_types.Annotations:
   entries = [
     annotation_types.ImageEntry(i, name, people) for i, (name, people) in enumerate(images.items())
   ]
-  test_set = not any('joints' in row for row in content)
-  return annotation_types.Annotations(skeletons.MPII, entries, dropped, test_set)
+  test_set = bool(content) and not any('joints' in row for row in content)
+  rows = [
+    annotation_types.coco_row(p.id, image.id, 1, p.box, p.area, False, _flat(p))
+    for image in entries
+    for p in image.people
+  ]
+  return annotation_types.Annotations(skeletons.MPII, entries, dropped, test_set, rows=rows)
+
+
+def _flat(person):
+  """The person's keypoints in COCO's form: [3K] x, y, visibility."""
+  return np.column_stack([person.keypoints, person.visible]).astype(np.float64).reshape(-1)

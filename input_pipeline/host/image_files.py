@@ -1,55 +1,110 @@
 """Decodes image files to RGB pixels, and cuts the patch of an image that a crop needs."""
 
+import contextlib
 import io
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
+from PIL import ExifTags
 from PIL import Image
 from PIL import UnidentifiedImageError
 
 from mrpose_jax import errors
 
 MAX_PIXELS = 80_000_000  # larger images are refused by their header, before memory is allocated
+# Pillow's other decoders are rarely tested, and the one for EPS starts another program.
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', 'JPEG2000')
 
 
-def decode(data: bytes, where: str) -> np.ndarray:
+def decode(data: bytes, where: str, exif: bool = False) -> np.ndarray:
   """Decodes an image file to uint8 [H, W, 3] RGB.
 
-  Grayscale, palette, CMYK and 16-bit images are converted, transparency is dropped, and an EXIF
-  orientation is ignored, because annotations refer to the pixels as stored.
+  Grayscale, palette, CMYK and 16-bit images are converted, and transparency is dropped.
 
   Args:
-    data: the file's bytes; any format that Pillow reads.
+    data: the file's bytes, in one of FORMATS.
     where: names the image in errors.
+    exif: turn the image upright by its EXIF orientation. Annotations refer to the pixels as stored,
+      so for annotated images the orientation is ignored.
 
   Raises:
     DataError: not an image, truncated, or more than MAX_PIXELS pixels.
   """
-  pixels = _decode_colour_jpeg(data)
-  if pixels is not None:
-    return pixels
+  with _named(where, data):
+    pixels = _decode_colour_jpeg(data)
+    if pixels is None:
+      return _to_pixels(_open(data), exif)
+    return _turn(pixels, _orientation(_open(data))) if exif else pixels
+
+
+def from_pillow(image: Image.Image, exif: bool = False) -> np.ndarray:
+  """Converts a Pillow image, whose file may be read only now, as `decode` converts a file.
+
+  Raises:
+    DataError: the image's file is damaged, or its mode cannot be converted to RGB.
+  """
+  with _named(getattr(image, 'filename', '') or 'a Pillow image'):
+    return _to_pixels(image, exif)
+
+
+def orientation(data: bytes) -> int:
+  """Returns the EXIF orientation, 1 (upright) to 8, of an image file that `decode` accepts."""
+  image = _open(data)
+  return 1 if image.format == 'TIFF' else _orientation(image)  # Pillow always turns a TIFF
+
+
+@contextlib.contextmanager
+def _named(where, data=b'-'):
+  """Turns everything that reading an image raises into a DataError of one line."""
   try:
-    image = Image.open(io.BytesIO(data))
-    if image.width * image.height > MAX_PIXELS:
-      raise errors.DataError(
-        f'{where}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down'
-      )
-    if image.mode.startswith('I') or image.mode == 'F':
-      gray = np.asarray(image, np.float32)
-      deep = image.mode.startswith('I;16') or gray.max() > 255
-      gray = np.clip(gray / (257 if deep else 1), 0, 255).astype(np.uint8)
-      return np.repeat(gray[..., None], 3, -1)
-    if image.mode != 'RGB':  # converting RGB would copy it
-      image.info.pop('transparency', None)  # Pillow would warn about a palette's
-      image = image.convert('RGB')
-    return np.asarray(image)
-  except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = str(error) or type(error).__name__
+    yield
+  except Exception as error:  # for damaged files Pillow raises errors of many types
+    reason = ' '.join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
       reason = 'not of a known image format' if data else 'the file is empty'
     raise errors.DataError(f'{where}: not a readable image ({reason})') from error
+
+
+def _open(data):
+  image = Image.open(io.BytesIO(data), formats=FORMATS)
+  if image.width * image.height > MAX_PIXELS:
+    raise ValueError(f'{image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down')
+  return image
+
+
+def _to_pixels(image, exif):
+  """Converts a Pillow image to uint8 [H, W, 3], without changing it."""
+  if image.mode.startswith('I') or image.mode == 'F':
+    gray = np.nan_to_num(np.asarray(image, np.float32))
+    deep = image.mode.startswith('I;16') or gray.max() > 255
+    gray = np.clip(gray / (257 if deep else 1), 0, 255).astype(np.uint8)
+    pixels = np.repeat(gray[..., None], 3, -1)
+  elif image.mode == 'RGB':  # converting RGB would copy it
+    pixels = np.asarray(image)
+  elif 'transparency' in image.info:  # Pillow would warn about that of a palette
+    pixels = np.asarray(image.convert('RGBA').convert('RGB'))
+  else:
+    pixels = np.asarray(image.convert('RGB'))
+  # When Pillow loads the pixels of a TIFF it turns them, and it removes the orientation.
+  return _turn(pixels, _orientation(image)) if exif else pixels
+
+
+def _orientation(image):
+  """The EXIF orientation of a Pillow image; 1 if there is none or it cannot be read."""
+  try:
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # as viewers do, a damaged description is ignored
+    return 1
+  return value if value in range(1, 9) else 1
+
+
+def _turn(pixels, number):
+  """Turns pixels [H, W, 3] upright, where `number` is their EXIF orientation, 1 to 8."""
+  row_step, column_step = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(number - 1) % 4]
+  turned = pixels if number <= 4 else pixels.swapaxes(0, 1)
+  return np.ascontiguousarray(turned[::row_step, ::column_step])
 
 
 def _decode_colour_jpeg(data):
@@ -63,9 +118,9 @@ def _decode_colour_jpeg(data):
   return None
 
 
-def read(path) -> np.ndarray:
-  """Reads the image file at `path` as uint8 [H, W, 3] RGB; raises DataError."""
-  return decode(read_bytes(path), str(path))
+def read(path, exif: bool = False) -> np.ndarray:
+  """Reads the image file at `path` as `decode` does; raises DataError."""
+  return decode(read_bytes(path), str(path), exif)
 
 
 def read_bytes(path) -> bytes:

@@ -28,14 +28,16 @@ import numpy as np
 from absl import flags
 
 from input_pipeline.device import geometry
+from input_pipeline.formats import coco_json
 from input_pipeline.host import batching
+from input_pipeline.host import cores
 from input_pipeline.host import image_files
 from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 
 # More threads than cores, or than Python's lock lets run at once, only slow each other down.
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, cores.available())
 _READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
 
 # Metadata keys of the crop settings that the patches were cut for.
@@ -63,8 +65,9 @@ class Rows(NamedTuple):
 class Dataset:
   """A prepared data set: its folder and its metadata.
 
-  `test_sets` names the splits whose keypoints are unpublished, and `images_sha256` holds a hash of
-  the images of each split.
+  `annotation_files` holds the name of the file that each split was prepared from, `test_sets` names
+  the splits whose keypoints are unpublished, and `images_sha256` holds a hash of the images of each
+  split.
   """
 
   folder: pathlib.Path
@@ -79,15 +82,34 @@ class Dataset:
     return records.Records(self.folder, split)
 
   def annotation_file(self, split: str) -> pathlib.Path:
-    """Path of the copy of the split's annotation file beside the records."""
-    return self.folder / self.annotation_files[split]
+    """Path of the split's normalised annotations; of the original's copy in older data."""
+    path = self.folder / coco_json.NORMALISED.format(split)
+    original = self.folder / self.annotation_files[split]
+    return original if original.exists() and not path.exists() else path
+
+  @property
+  def kind(self) -> str:
+    """Kind of data set: 'coco', 'mpii' or 'synthetic_people'."""
+    return self.folder.parent.name
+
+  def image_set(self, split: str) -> str:
+    """Name of the set that the split was prepared from, e.g. 'val2017'."""
+    name = pathlib.PurePath(self.annotation_files[split]).stem
+    return name.removeprefix(coco_json.PERSON_KEYPOINTS).removeprefix(coco_json.IMAGE_INFO)
 
   @functools.cached_property
   def category_id(self) -> int:
-    """Category id of the validation split's COCO annotations; 1 (a person) for other formats."""
-    content = json.loads(self.annotation_file('validation').read_bytes())
+    """Category id of the validation split's annotations; 1 (a person) for other formats."""
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
     categories = content['categories'] if 'categories' in content else []
     return next((c['id'] for c in categories if c.get('keypoints')), 1)
+
+  @functools.cached_property
+  def image_ids(self) -> dict[str, int]:
+    """Validation image id of each file name; empty for MPII data of an older preparation."""
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
+    images = content['images'] if 'images' in content else []
+    return {image['file_name']: int(image['id']) for image in images}
 
   @functools.cached_property
   def people_of_images(self) -> dict[int, int]:

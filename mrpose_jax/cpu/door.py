@@ -74,7 +74,7 @@ def prepare_kernels(model: nn.Module, variables: dict) -> dict:
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(record):
-    model.apply(variables, jnp.zeros((1, 64, 64, 3)), train=False)
+    model.apply(variables, jnp.zeros((1, 64, 64, 3), jnp.float32), train=False)
   return kernels
 
 

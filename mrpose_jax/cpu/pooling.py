@@ -30,7 +30,9 @@ def _max_pool_bwd(saved, dy):
   height, width = y.shape[1:3]
   edges = (0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)
   padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
-  winner = jnp.full(y.shape, 9)  # place in its window of the pixel that receives the gradient
+  winner = jnp.full(
+    y.shape, 9, jnp.int32
+  )  # place in its window of the pixel that receives the gradient
   for place in reversed(range(9)):
     i, j = divmod(place, 3)
     tap = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]

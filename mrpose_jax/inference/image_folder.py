@@ -1,45 +1,58 @@
 """--mode=predict for a folder of images: writes predictions.json and pictures."""
 
+import collections
 import itertools
-import json
 import logging
 import pathlib
 
 import numpy as np
 from PIL import Image
 
+from input_pipeline.formats import detection_files
 from input_pipeline.host import image_files
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import detectors
+from mrpose_jax.inference import outputs
 from mrpose_jax.inference import video
 from mrpose_jax.runtime import checkpoint
 
 log = logging.getLogger(__name__)
 
 TOGETHER = 8  # images in memory at once; their people share batches
+PREDICTIONS = 'predictions.json'
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
-def predict_folder(workdir, source, output, boxes_file=None, detector=None):
-  """Predicts the keypoints of the people in every image.
+def predict_folder(
+  workdir,
+  source,
+  output,
+  boxes_file=None,
+  detector=None,
+  box_threshold: float = 0.0,
+  batch_size: int | None = None,
+):
+  """Predicts the keypoints of the people in every image, turned upright by its EXIF orientation.
 
   Writes OUTPUT/predictions.json, a list of {'file_name', 'bbox', 'keypoints' (x, y, score, ...),
-  'score' (mean of the keypoints' scores)}, and OUTPUT/NAME.jpg with the skeletons drawn. A video
-  as `source` is passed on to `video.predict_video`.
+  'score' (mean of the keypoints' scores)}, and a picture with the skeletons drawn for each image:
+  OUTPUT/a.jpg for a.png, or OUTPUT/a.png.jpg if there is another image a. A video as `source` is
+  passed on to `video.predict_video`.
 
   Args:
     workdir: folder of a training run or of one checkpoint.
     source: a folder of images, or one image.
     output: folder to write to; it is created if missing.
-    boxes_file: JSON list of {'bbox' [x, y, width, height], and 'file_name' or 'image_id' (the
-      number in the file's name)}.
+    boxes_file: file of boxes, see `detection_files.read_by_file`.
     detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
       whole image is taken as the bounding box of one person.
+    box_threshold: boxes of `boxes_file` with a lower score are left out.
+    batch_size: number of people in a batch; by default the run's `eval.batch_size`.
 
   Raises:
-    ConfigError: both boxes and a detector are given.
+    ConfigError: both boxes and a detector are given, or the output would overwrite the input.
     DataError: there are no images, the boxes are invalid, or some images could not be read; the
       last is raised after all other images are done.
     CheckpointError: there is no usable checkpoint, or the detector is unusable.
@@ -47,14 +60,23 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
   if boxes_file is not None and detector is not None:
     raise errors.ConfigError('--boxes and --detector: give one of the two')
   if pathlib.Path(source).suffix.lower() in video.EXTENSIONS:
-    return video.predict_video(workdir, source, output, boxes_file, detector)
+    return video.predict_video(
+      workdir, source, output, boxes_file, detector, box_threshold, batch_size
+    )
   files = _find_images(pathlib.Path(source).expanduser())
-  boxes = None if boxes_file is None else _read_boxes(boxes_file, files)
+  output = pathlib.Path(output).expanduser()
+  pictures = _picture_names(files)
+  inputs = [*files, files[0].parent]
+  boxes = None
+  if boxes_file is not None:
+    names = [file.name for file in files]
+    boxes = detection_files.read_by_file(boxes_file, names, box_threshold)
+    inputs.append(pathlib.Path(boxes_file).expanduser())
+  outputs.check(output, [*pictures.values(), PREDICTIONS], inputs)
   detect = None if detector is None else detectors.load(detector)
   if boxes is None and detect is None:
     log.warning('no --boxes and no --detector: each whole image is taken for one person')
-  predictor = predictors.load_predictor(workdir)
-  output = pathlib.Path(output).expanduser()
+  predictor = predictors.load_predictor(workdir, batch_size=batch_size)
   output.mkdir(parents=True, exist_ok=True)
   rows, unreadable = [], []
 
@@ -65,7 +87,7 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
         log.info('%s: no boxes, left out', file.name)
         continue
       try:
-        image = image_files.read(file)
+        image = image_files.read(file, exif=True)
       except errors.DataError as error:
         log.warning('%s', error)
         unreadable.append(file.name)
@@ -73,7 +95,7 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
       if detect is not None:
         yield file, image, detect(image)[0]
       elif boxes is not None:
-        yield file, image, np.array(boxes[file.name], np.float32)
+        yield file, image, boxes[file.name]
       else:
         yield file, image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
 
@@ -84,8 +106,8 @@ def predict_folder(workdir, source, output, boxes_file=None, detector=None):
     for (file, image, image_boxes), people in zip(group, group_people):
       rows += [_row(file.name, box, person) for box, person in zip(image_boxes, people)]
       drawn = visualize.draw_people(image, people, predictor.skeleton)
-      Image.fromarray(drawn).save(output / f'{file.stem}.jpg', quality=92)
-  checkpoint.write_json(output / 'predictions.json', rows)
+      Image.fromarray(drawn).save(output / pictures[file], quality=92)
+  checkpoint.write_json(output / PREDICTIONS, rows)
   print(f'{len(rows)} people in {len(files) - len(unreadable)} images: {output}')
   if unreadable:
     raise errors.DataError(
@@ -103,6 +125,14 @@ def _row(file_name, box, person):
   }
 
 
+def _picture_names(files):
+  """Returns {file: name of its picture}; a.png and A.jpg count as the same name."""
+  stems = collections.Counter(name.casefold() for file in files for name in {file.stem, file.name})
+  return {
+    file: f'{file.stem if stems[file.stem.casefold()] == 1 else file.name}.jpg' for file in files
+  }
+
+
 def _find_images(source):
   if source.is_file():
     return [source]
@@ -112,28 +142,3 @@ def _find_images(source):
   if not files:
     raise errors.DataError(f'--input={source}: no images ({", ".join(EXTENSIONS)}) in this folder')
   return files
-
-
-def _read_boxes(path, files):
-  """Reads {file name: list of boxes}."""
-  try:
-    content = json.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise errors.DataError(f'--boxes={path}: not a readable JSON file ({error})') from error
-  content = content.get('annotations') if isinstance(content, dict) else content
-  by_number = {int(file.stem): file.name for file in files if file.stem.isdigit()}
-  boxes = {}
-  try:
-    for row in content:
-      name = row['file_name'] if 'file_name' in row else by_number.get(row['image_id'])
-      box = np.array(row['bbox'], np.float64)
-      if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
-        raise errors.DataError(f'--boxes={path}: box {row["bbox"]} is not usable')
-      boxes.setdefault(name, []).append(box.tolist())
-  except (KeyError, TypeError, ValueError) as error:
-    raise errors.DataError(
-      f"--boxes={path}: needs a list of {{'file_name' or 'image_id', 'bbox'}} ({error!r})"
-    ) from error
-  if not any(file.name in boxes for file in files):
-    raise errors.DataError(f'--boxes={path}: names none of the images of --input')
-  return boxes

@@ -14,14 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.formats import detection_files
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import detectors
+from mrpose_jax.inference import outputs
 from mrpose_jax.runtime import progress_bar
 
 log = logging.getLogger(__name__)
 
+# Most bytes of decoded frames in memory: 172 frames of 1920x1080, or 43 of 3840x2160.
+FRAME_MEMORY = 2**30
 EXTENSIONS = (
   *('.avi', '.flv', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv'),
   *('.ts', '.webm', '.wmv'),
@@ -42,22 +46,33 @@ class Frame(NamedTuple):
   pixels: np.ndarray
 
 
-def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pathlib.Path:
+def predict_video(
+  workdir,
+  source,
+  output,
+  boxes_file=None,
+  detector=None,
+  box_threshold: float = 0.0,
+  batch_size: int | None = None,
+) -> pathlib.Path:
   """Predicts the keypoints of the people in every frame, with only one batch in memory.
 
   Writes OUTPUT/NAME.mp4 (H.264, original frame times, no sound) and OUTPUT/predictions.json, a
   list with one object and one line per frame: {'frame' (from 0), 'seconds', 'people': [{'bbox',
   'keypoints' (x, y, score, ...), 'score'}]}. The people of several frames share batches. Every
-  batch is padded to `eval.batch_size`, so that only one program is compiled.
+  batch is padded to the same number of people, so that only one program is compiled.
 
   Args:
     workdir: folder of a training run or of one checkpoint.
     source: video file.
     output: folder to write to; it is created if missing.
-    boxes_file: JSON list of {'bbox' [x, y, width, height], and 'frame' or 'image_id' (number of
-      the frame, from 0)}; frames that are not listed contain no people.
+    boxes_file: file of boxes, see `detection_files.read_by_frame`; frames that are not listed
+      contain no people.
     detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
       whole frame is taken as the bounding box of one person.
+    box_threshold: boxes of `boxes_file` with a lower score are left out.
+    batch_size: number of people in a batch, by default the run's `eval.batch_size`. There are fewer
+      if that many frames do not fit in FRAME_MEMORY.
 
   Returns:
     Path of the written video.
@@ -70,12 +85,16 @@ def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pa
   """
   source, output = pathlib.Path(source).expanduser(), pathlib.Path(output).expanduser()
   target = output / f'{source.stem}.mp4'
-  if target.exists() and target.samefile(source):
-    raise errors.ConfigError(f'--output={output}: {target.name} there is the input; choose another')
+  inputs = [source, source.parent]
+  if boxes_file is not None:
+    inputs.append(pathlib.Path(boxes_file).expanduser())
+  outputs.check(output, [target.name, 'predictions.json'], inputs)
   detect = None if detector is None else detectors.load(detector)
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(contextlib.closing(Reader(source)))
-    boxes = None if boxes_file is None else _read_boxes(boxes_file)
+    boxes = None
+    if boxes_file is not None:
+      boxes = detection_files.read_by_frame(boxes_file, box_threshold)
     if boxes is None and detect is None:
       log.warning('no --boxes and no --detector: each whole frame is taken for one person')
 
@@ -87,7 +106,11 @@ def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pa
       height, width = frame.pixels.shape[:2]
       return np.array([[0, 0, width, height]], np.float32)
 
-    predictor = predictors.load_predictor(workdir)
+    predictor = predictors.load_predictor(workdir, batch_size=batch_size)
+    settings = predictor.config.eval
+    settings.batch_size = min(
+      settings.batch_size, max(1, FRAME_MEMORY // max(1, reader.frame_bytes))
+    )
     output.mkdir(parents=True, exist_ok=True)
     add_row = stack.enter_context(_json_list(output / 'predictions.json'))
     writer = stack.enter_context(contextlib.closing(_Writer(target, reader)))
@@ -96,7 +119,7 @@ def predict_video(workdir, source, output, boxes_file=None, detector=None) -> pa
     )
     frames = num_people = 0
     pairs = ((frame, boxes_of(frame)) for frame in reader)
-    for batch in _batches(pairs, predictor.config.eval.batch_size):
+    for batch in _batches(pairs, settings.batch_size):
       for (frame, frame_boxes), people in zip(batch, _predict(predictor, batch)):
         add_row(_row(frame, frame_boxes, people))
         drawn = visualize.draw_people(frame.pixels, people, predictor.skeleton)
@@ -124,6 +147,7 @@ class Reader:
 
   Attributes:
     rate: average number of frames per second.
+    frame_bytes: size of a decoded frame in memory.
     expected_frames: number of frames according to the file's header, or None.
     damage: reason why reading stopped early, or ''.
 
@@ -137,7 +161,7 @@ class Reader:
     self._path = path
     self.damage = ''
     try:
-      self._container = self._av.open(str(path))
+      self._container = self._av.open(_ffmpeg_name(path))
     except (self._av.FFmpegError, OSError) as error:
       raise errors.DataError(f'{path}: not a readable video ({error.strerror})') from error
     streams = self._container.streams.video
@@ -146,6 +170,7 @@ class Reader:
     self._stream = streams[0]
     self._stream.thread_type = 'AUTO'
     self.rate = self._stream.average_rate or 25
+    self.frame_bytes = 3 * self._stream.width * self._stream.height
     self.expected_frames = self._stream.frames or None
     if not self.expected_frames and self._container.duration:
       seconds = self._container.duration / self._av.time_base
@@ -191,7 +216,7 @@ class _Writer:
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
     if self._container is None:
-      self._container = self._av.open(str(self._path), 'w')
+      self._container = self._av.open(_ffmpeg_name(self._path), 'w')
       self._stream = self._container.add_stream('h264', rate=self._rate)
       self._stream.height, self._stream.width = pixels.shape[:2]
       self._stream.pix_fmt = 'yuv420p'
@@ -213,6 +238,11 @@ def _pyav():
   except ImportError as error:
     raise errors.ConfigError("PyAV is missing: pip install 'mrpose_jax[video]'") from error
   return av
+
+
+def _ffmpeg_name(path: pathlib.Path) -> str:
+  """The path as FFmpeg reads it: in a relative one, a colon would end the name of a protocol."""
+  return str(path.absolute())
 
 
 def _batches(pairs, batch_size):
@@ -276,23 +306,3 @@ def _json_list(path):
       yield add
     finally:
       file.write('[]\n' if separator == '[\n' else '\n]\n')
-
-
-def _read_boxes(path) -> dict[int, np.ndarray]:
-  """Reads {frame number: boxes [N, 4]}."""
-  try:
-    content = json.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
-    content = content['annotations'] if isinstance(content, dict) else content
-    boxes_of = {}
-    for row in content:
-      index = int(row['frame'] if 'frame' in row else row['image_id'])
-      boxes_of.setdefault(index, []).append(np.array(row['bbox'], np.float32))
-  except (OSError, KeyError, TypeError, ValueError) as error:
-    raise errors.DataError(
-      f"--boxes={path}: for a video it needs a list of {{'frame' (from 0), 'bbox'}} ({error!r})"
-    ) from error
-  for index, boxes in boxes_of.items():
-    for box in boxes:
-      if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
-        raise errors.DataError(f'--boxes={path}: box {box.tolist()} of frame {index} is not usable')
-  return {index: np.stack(boxes) for index, boxes in boxes_of.items()}

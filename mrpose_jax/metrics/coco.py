@@ -4,9 +4,10 @@ An evaluation calls `rescore_and_nms` on all predictions, then `evaluate` for th
 `write_results` for the file that COCO's server accepts.
 """
 
+import collections
 import contextlib
 import io
-import json
+import logging
 import os
 import pathlib
 
@@ -15,10 +16,16 @@ import orjson
 from pycocotools import coco
 from pycocotools import cocoeval
 
+from input_pipeline.formats import coco_json
+from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 
+log = logging.getLogger(__name__)
+
 METRICS = ('AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL')
+# Number of predictions per image that count in COCO's protocol.
+MAX_PEOPLE = 20
 
 
 def rescore_and_nms(
@@ -164,16 +171,18 @@ def write_results(kept, path, category_id=1):
     unfinished.unlink(missing_ok=True)
 
 
-def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
+def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas, keypoints=None):
   """Computes average precision and recall over OKS with pycocotools.
 
   Every image of the annotation file counts, with or without predictions. As on COCO's server, the
-  20 best people of each image count.
+  20 best people of each image count; if an image has more annotated people, as many as it has,
+  which is logged.
 
   Args:
     kept: the result of `rescore_and_nms`.
     annotation_file: path of keypoint annotations in COCO's format.
     sigmas: [K] OKS sigmas of the skeleton.
+    keypoints: [K] names of the predicted keypoints; None does not compare them with the file's.
 
   Returns:
     {'AP', 'AP50', 'AP75', 'APM', 'APL', 'AR', 'AR50', 'AR75', 'ARM', 'ARL'}: floats in 0..1. As in
@@ -181,11 +190,24 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
     L: larger). All are 0 if there are no predictions.
 
   Raises:
-    DataError: the file is missing, is not JSON, has no keypoints or other keypoints, or lacks an
-      image of the predictions.
+    DataError: the file cannot be read by `coco_json.read`, has no annotations or other keypoints,
+      or lacks an image of the predictions.
   """
-  dataset, category_id = _read_annotations(annotation_file, len(sigmas))
-  unknown = np.setdiff1d(kept['image_ids'], [image['id'] for image in dataset['images']])
+  annotations = coco_json.read(annotation_file)
+  names = annotations.skeleton.keypoints
+  if annotations.test_set:
+    raise errors.DataError(f'{annotation_file}: has no annotations to evaluate with')
+  if len(names) != len(sigmas):
+    raise errors.DataError(
+      f'{annotation_file}: annotates {len(names)} keypoints per person, but the predictions have '
+      f'{len(sigmas)}'
+    )
+  if keypoints is not None and names != tuple(keypoints):
+    raise errors.DataError(
+      f'{annotation_file}: annotates the keypoints {", ".join(names)}, but the predictions are '
+      f'{", ".join(keypoints)}; {records.PREPARE_AGAIN}'
+    )
+  unknown = np.setdiff1d(kept['image_ids'], [image.id for image in annotations.images])
   if unknown.size:
     raise errors.DataError(
       f'{annotation_file}: has no image {unknown[0]} ({unknown.size} predicted images are '
@@ -194,75 +216,39 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas):
   if not len(kept['scores']):
     return dict.fromkeys(METRICS, 0.0)
 
-  people = results(kept, category_id)
-  for person, keypoints in zip(people, kept['keypoints'].astype(np.float64), strict=True):
-    person['keypoints'] = keypoints.reshape(-1)  # pycocotools converts lists for every pair
+  people = results(kept, annotations.category_id)
+  for person, points in zip(people, kept['keypoints'].astype(np.float64), strict=True):
+    person['keypoints'] = points.reshape(-1)  # pycocotools converts lists for every pair
   with contextlib.redirect_stdout(io.StringIO()):
     truth = coco.COCO()
-    truth.dataset = dataset
+    truth.dataset = {
+      'images': [{'id': image.id} for image in annotations.images],
+      # COCOeval treats a match with annotation 0 as no match, so all ids are renumbered from 1.
+      'annotations': [row | {'id': i} for i, row in enumerate(annotations.rows, start=1)],
+      'categories': [{'id': annotations.category_id}],
+    }
     truth.createIndex()
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(people), 'keypoints')
     evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
-    evaluation.params.catIds = [category_id]
+    evaluation.params.catIds = [annotations.category_id]
+    evaluation.params.maxDets = [_most_people(annotations, annotation_file)]
     evaluation.evaluate()
     evaluation.accumulate()
+    evaluation.params.maxDets = [MAX_PEOPLE]  # the only number that `summarize` prints
     evaluation.summarize()
   return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
 
-def _read_annotations(path, num_keypoints):
-  """Reads and checks an annotation file; returns COCOeval's data set and the category's id."""
-  try:
-    with open(path) as file:
-      dataset = json.load(file)
-  except OSError as error:
-    raise errors.DataError(
-      f'{path}: cannot read the annotations ({error.strerror}); '
-      'they come with the data set, as person_keypoints_*.json'
-    ) from error
-  except ValueError as error:
-    raise errors.DataError(f'{path}: not JSON ({error}); download it again') from error
-
-  sections = ('images', 'annotations', 'categories')
-  if not isinstance(dataset, dict) or not all(isinstance(dataset.get(s), list) for s in sections):
-    raise errors.DataError(
-      f'{path}: not in the format of COCO annotations, which have the lists {", ".join(sections)}'
+def _most_people(annotations, where):
+  """Returns the number of predictions per image that count, and logs it if it is not COCO's."""
+  counted = collections.Counter(
+    row['image_id'] for row in annotations.rows if row['num_keypoints'] and not row['iscrowd']
+  )
+  most = max(counted.values(), default=0)
+  if most > MAX_PEOPLE:
+    log.warning(
+      "%s: an image has %d people, so the %d best predictions of each image count; COCO's protocol "
+      'counts %d',
+      *(where, most, most, MAX_PEOPLE),
     )
-  named = [c for c in dataset['categories'] if c.get('keypoints')]
-  if not named:
-    raise errors.DataError(
-      f'{path}: no category names keypoints; use person_keypoints_*.json, not instances_*.json'
-    )
-  category = next((c for c in named if len(c['keypoints']) == num_keypoints), None)
-  if category is None:
-    raise errors.DataError(
-      f'{path}: annotates {len(named[0]["keypoints"])} keypoints per person, '
-      f'but the predictions have {num_keypoints}'
-    )
-  needed = {'image_id', 'bbox'}
-  people = [a for a in dataset['annotations'] if a.get('category_id') == category['id']]
-  for person in people:
-    if missing := needed - person.keys():
-      raise errors.DataError(
-        f'{path}: annotation {person.get("id")} lacks {", ".join(sorted(missing))}'
-      )
-    person.setdefault('keypoints', [0] * (3 * num_keypoints))
-    if len(person['keypoints']) != 3 * num_keypoints:
-      raise errors.DataError(
-        f'{path}: annotation {person.get("id")} has {len(person["keypoints"])} keypoint numbers, '
-        f'not {3 * num_keypoints}'
-      )
-  # COCOeval treats a match with annotation 0 as no match, so all ids are renumbered from 1.
-  people = [_with_defaults(person) | {'id': i} for i, person in enumerate(people, start=1)]
-  return dataset | {'annotations': people}, category['id']
-
-
-def _with_defaults(person):
-  """The annotation with the fields that COCOeval needs and that COCO-format data may omit."""
-  _, _, width, height = person['bbox']
-  labelled = sum(flag > 0 for flag in person['keypoints'][2::3])
-  return person | {
-    'num_keypoints': person.get('num_keypoints', labelled),
-    'area': person.get('area') or width * height,
-    'iscrowd': person.get('iscrowd', 0),
-  }
+  return max(most, MAX_PEOPLE)

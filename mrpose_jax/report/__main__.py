@@ -15,6 +15,7 @@ from absl import flags
 from mrpose_jax import command_line
 from mrpose_jax import errors
 from mrpose_jax.report import comparison
+from mrpose_jax.runtime import parallel
 
 _OUTPUT = flags.DEFINE_string('output', 'runs/report', 'Folder to write to.')
 _DATA_DIR = flags.DEFINE_string(
@@ -31,6 +32,7 @@ def main(workdirs: list[str]):
       'no workdirs: use python -m mrpose_jax.report WORKDIR... --output=FOLDER, where each WORKDIR '
       'is the folder of an evaluated run'
     )
+  parallel.start_devices()
   page = comparison.write(workdirs, _OUTPUT.value, _DATA_DIR.value or None, _NUM_IMAGES.value)
   print(f'{page} and {page.with_suffix(".md").name}')
 

@@ -47,9 +47,16 @@ class Checkpoints:
         saves that were killed. All processes of a run pass True, and only one run at a time.
 
     Raises:
+      ConfigError: `create` below a path with a character that Orbax would take for a pattern.
       CheckpointError: the folder is missing, and `create` is False.
     """
     self.folder = (pathlib.Path(workdir) / 'checkpoints').absolute()
+    special = sorted(set(str(self.folder)) & set('[]*?\\'))
+    if create and special:  # Orbax takes the path for a pattern and leaves what nothing can read
+      raise errors.ConfigError(
+        f'--workdir={workdir}: checkpoints cannot be written below a path with '
+        f'{" ".join(special)}; choose another folder, or rename that one'
+      )
     self._writes = create
     self._problems = {}  # step -> description of the damage, or None
     if create and parallel.is_main():
@@ -65,6 +72,7 @@ class Checkpoints:
       ocp.CompositeCheckpointHandler(*ITEMS), async_options=options
     )
     self._saving = None
+    self._saved_shapes = {}
 
   def steps(self) -> list[int]:
     """The steps of all checkpoints, damaged or not, in ascending order."""
@@ -101,12 +109,14 @@ class Checkpoints:
     self.wait()
     self._move_aside(step)
     self._saving = step
+    training = {'step': state.step, 'opt_state': state.opt_state}
+    self._saved_shapes = {'variables': _shapes(state.variables), 'training': _shapes(training)}
     with self._writing(step):
       self._orbax.save(
         self.folder / str(step),
         args=ocp.args.Composite(
           variables=ocp.args.StandardSave(state.variables),
-          training=ocp.args.StandardSave({'step': state.step, 'opt_state': state.opt_state}),
+          training=ocp.args.StandardSave(training),
           meta=ocp.args.JsonSave(meta),
         ),
       )
@@ -163,6 +173,7 @@ class Checkpoints:
     if self._saving is not None:
       with self._writing(self._saving):
         self._orbax.wait_until_finished()
+        self._read_back(self._saving)
       self._saving = None
       self._remove_old()
 
@@ -228,6 +239,22 @@ class Checkpoints:
         'free disk space, and start again'
       ) from error
 
+  def _read_back(self, step):
+    """Raises ValueError unless the arrays of a new checkpoint can be found in its files.
+
+    Older checkpoints are removed only after this.
+    """
+    if not parallel.is_main():
+      return
+    folder = self.folder / str(step)
+    try:
+      stored = {item: _stored_shapes(folder / item) for item in self._saved_shapes}
+      if stored != self._saved_shapes:
+        raise ValueError('it does not hold the arrays that were saved')
+    except (OSError, KeyError, ValueError):
+      self._move_aside(step)
+      raise
+
   def _seal(self):
     """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
@@ -241,10 +268,10 @@ class Checkpoints:
       )
     if parallel.is_main() and self.problem(step) is not None:
       raise errors.CheckpointError(f'{self.folder / str(step)}: {self.problem(step)}')
-    if variables is not None:
-      _check_shapes(self.folder / str(step) / 'variables', variables)
-      items['variables'] = ocp.args.StandardRestore(variables)
     try:
+      if variables is not None:
+        _check_shapes(self.folder / str(step) / 'variables', variables)
+        items['variables'] = ocp.args.StandardRestore(variables)
       return self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**items))
     except (ValueError, OSError, KeyError) as error:
       raise errors.CheckpointError(
@@ -253,10 +280,19 @@ class Checkpoints:
 
 
 def locate(path) -> tuple[pathlib.Path, int | None]:
-  """Splits WORKDIR/checkpoints/STEP into (workdir, step); any other path is (workdir, None)."""
-  path = pathlib.Path(path).absolute()
+  """Splits WORKDIR/checkpoints/STEP into (workdir, step); any other path is (workdir, None).
+
+  Raises:
+    CheckpointError: the path is a checkpoint's folder that was moved or copied to another place.
+  """
+  path = pathlib.Path(path).expanduser().absolute()
   if path.parent.name == 'checkpoints' and path.name.isdigit():
     return path.parents[1], int(path.name)
+  if (path / DIGESTS).exists():
+    raise errors.CheckpointError(
+      f"{path}: a checkpoint's folder has to be WORKDIR/checkpoints/STEP; move it to such a place, "
+      'where STEP is the number of its step'
+    )
   return path, None
 
 
@@ -310,7 +346,7 @@ def _problem(folder: pathlib.Path) -> str | None:
 
 def _check_shapes(folder: pathlib.Path, target):
   """Raises CheckpointError unless the stored arrays have the target's names and shapes."""
-  stored = _shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
+  stored = _stored_shapes(folder)
   expected = _shapes(target)
   for name in sorted(stored.keys() | expected.keys()):
     if stored.get(name) != expected.get(name):
@@ -318,6 +354,11 @@ def _check_shapes(folder: pathlib.Path, target):
         f'{folder}: belongs to another network: {name} is {stored.get(name, "absent")} in the '
         f'checkpoint and {expected.get(name, "absent")} in this network'
       )
+
+
+def _stored_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of the arrays that an item of a checkpoint holds."""
+  return _shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -44,15 +44,16 @@ def set_up(keep_programs: bool):
 
   Args:
     keep_programs: store compiled programs in the user's cache folder for the next start, unless
-      JAX is configured to use another folder.
+      JAX is configured to use another folder, or the user has no home folder.
   """
   set_up_memory()
   if not keep_programs:
     jax.config.update('jax_enable_compilation_cache', False)
   elif not jax.config.jax_compilation_cache_dir:
-    home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-    folder = pathlib.Path(home).expanduser() / 'mrpose_jax' / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', str(folder))
+    home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    if os.path.isabs(home):  # otherwise there is no home folder
+      folder = pathlib.Path(home) / 'mrpose_jax' / 'compiled'
+      jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def set_up_memory():

@@ -86,6 +86,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
     skeleton = skeletons.change(dataset.skeleton, config.data.flip_pairs, config.data.sigmas)
   except ValueError as error:
     raise errors.ConfigError(f'data.{error}') from error
+  if not skeleton.flip_pairs:
+    log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
   return dataclasses.replace(dataset, skeleton=skeleton)
 
 
@@ -155,6 +157,17 @@ def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):
       'configuration of that network'
     )
   config.model.channel_order = stored['model']['channel_order']
+
+
+def differences(stored: dict, current: dict) -> list[str]:
+  """Fields whose values differ, as 'section.field was A, is B'; new and removed fields are not."""
+  return [
+    f'{section}.{name} was {_plain(stored[section][name])!r}, is {_plain(value)!r}'
+    for section, fields in current.items()
+    if isinstance(fields, dict)
+    for name, value in fields.items()
+    if name in stored.get(section, {}) and _plain(stored[section][name]) != _plain(value)
+  ]
 
 
 def _plain(value):

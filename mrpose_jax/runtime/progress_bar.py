@@ -32,7 +32,7 @@ class Counter:
 
   def __init__(self, total: int | None, unit: str):
     self._total, self._unit = total, unit
-    self._start = self._logged = time.perf_counter()
+    self._log_time, self._log_done = time.perf_counter(), 0  # of the last log line
     self._bar = tqdm.tqdm(total=total, unit=f' {unit}', disable=not watched(), ncols=79)
     self._done = 0
 
@@ -40,9 +40,9 @@ class Counter:
     self._done += count
     self._bar.update(count)
     now = time.perf_counter()
-    if self._bar.disable and now - self._logged >= LINE_SECONDS:
-      self._logged = now
-      rate = self._done / (now - self._start)
+    if self._bar.disable and now - self._log_time >= LINE_SECONDS:
+      rate = (self._done - self._log_done) / (now - self._log_time)
+      self._log_time, self._log_done = now, self._done
       total = f' of {self._total}' if self._total else ''
       log.info('%d%s %s, %.1f per second', self._done, total, self._unit, rate)
 
@@ -53,14 +53,14 @@ class Counter:
 class Progress:
   """Progress of training: a bar in a terminal or notebook, a line per call of `log` elsewhere.
 
-  Rates and remaining times exclude compilation and pauses.
+  Rates and remaining times exclude compilation and pauses. The rate is that of the steps since the
+  last log; `close` shows the mean over all of them.
   """
 
   def __init__(self, start_step: int, total_steps: int, batch_size: int):
     self._batch_size = batch_size
-    self._timed_steps = 0
-    self._timed_seconds = 0.0
-    self._log_seconds = 0.0  # timed seconds since the last log
+    self._timed_steps, self._timed_seconds = 0, 0.0  # up to the last log
+    self._log_steps, self._log_seconds = 0, 0.0  # since the last log
     self._wait_seconds = 0.0  # part of them spent waiting for data
     self._timed_until = None  # None until the first step has ended
     self._dispatched = collections.deque()
@@ -95,7 +95,7 @@ class Progress:
       self._timed_until = time.perf_counter()
       self._wait_seconds = 0.0
     else:
-      self._timed_steps += 1
+      self._log_steps += 1
       self._dispatched.append(metrics)
       if len(self._dispatched) > STEPS_AHEAD:
         jax.block_until_ready(self._dispatched.popleft())
@@ -104,14 +104,17 @@ class Progress:
     """Shows the loss, people per second and the remaining time.
 
     Returns:
-      {'people_per_second': mean since the start, 'data_wait_fraction': share of the time since the
-      last log that was spent waiting for the next batch}.
+      {'people_per_second': mean since the last log, 'data_wait_fraction': share of that time that
+      was spent waiting for the next batch}; both are NaN if no step was timed.
     """
     self._tick()
-    waiting = self._wait_seconds / self._log_seconds if self._log_seconds else math.nan
-    self._log_seconds = self._wait_seconds = 0.0
-    people = self._timed_steps * self._batch_size
-    rate = people / self._timed_seconds if self._timed_seconds else math.nan
+    rate = waiting = math.nan
+    if self._log_steps and self._log_seconds:
+      rate = self._log_steps * self._batch_size / self._log_seconds
+      waiting = self._wait_seconds / self._log_seconds
+    self._timed_steps += self._log_steps
+    self._timed_seconds += self._log_seconds
+    self._log_steps, self._log_seconds, self._wait_seconds = 0, 0.0, 0.0
     left = '?'
     if self._timed_steps:
       seconds_left = self._steps_left * self._timed_seconds / self._timed_steps
@@ -139,13 +142,16 @@ class Progress:
       self._bar.write(text, file=sys.stderr)
 
   def close(self):
+    """Shows the mean rate of all timed steps up to the last log."""
+    if self._timed_steps and self._timed_seconds:
+      rate = self._timed_steps * self._batch_size / self._timed_seconds
+      self.note(f'{rate:.1f} people/s on average over {self._timed_steps} steps')
     self._bar.close()
 
   def _tick(self):
-    """Adds the time since the last call to both clocks."""
+    """Adds the time since the last call to the seconds since the last log."""
     if self._timed_until is None:
       return
     now = time.perf_counter()
-    self._timed_seconds += now - self._timed_until
     self._log_seconds += now - self._timed_until
     self._timed_until = now

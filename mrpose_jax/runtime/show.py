@@ -13,6 +13,8 @@ from mrpose_jax import defaults
 def show(config: ml_collections.ConfigDict) -> str:
   """Returns the whole configuration as text; each line but comments is a flag of main.py.
 
+  Fields with None are not set; leave their flags out.
+
   >>> show(defaults.get_config()).splitlines()[:2]
   ['# Random seed for initialisation, shuffling and augmentation.', '--config.seed=0']
   """

@@ -250,7 +250,7 @@ def read(source) -> dict:
   """
   if isinstance(source, collections.abc.Mapping):
     return dict(source)
-  path = pathlib.Path(source)
+  path = pathlib.Path(source).expanduser()
   if not path.is_file():
     raise errors.CheckpointError(f'{path}: there is no such weights file')
   reader = _read_safetensors if path.suffix == '.safetensors' else _read_pickle

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pathlib
 import sys
 import weakref
 
@@ -52,8 +53,8 @@ def loaded(monkeypatch):
   """List of the predictors that are loaded during the test."""
   loaded_predictors, load = [], predictors.load_predictor
 
-  def keep(workdir):
-    loaded_predictors.append(load(workdir))
+  def keep(workdir, **settings):
+    loaded_predictors.append(load(workdir, **settings))
     return loaded_predictors[-1]
 
   monkeypatch.setattr(predictors, 'load_predictor', keep)
@@ -96,7 +97,7 @@ def test_skeletons_are_drawn_where_they_are(tmp_path, monkeypatch):
       ]
       return [np.stack([p] * len(frame_boxes)) for p, frame_boxes in zip(people, boxes)]
 
-  monkeypatch.setattr(predictors, 'load_predictor', lambda workdir: Predictor())
+  monkeypatch.setattr(predictors, 'load_predictor', lambda workdir, batch_size: Predictor())
   target = video.predict_video('', write_video(tmp_path / 'a.mp4'), tmp_path / 'out')
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   for i, (row, picture) in enumerate(zip(rows, read_video(target)[1], strict=True)):
@@ -153,11 +154,34 @@ def test_only_one_batch_of_frames_is_in_memory(workdir, tmp_path, monkeypatch):
   assert BATCH_SIZE <= most <= BATCH_SIZE + 2
 
 
+@pytest.mark.parametrize(('frames', 'batch_size'), [(3, None), (100, 3)])
+def test_frames_in_memory_are_limited(workdir, tmp_path, monkeypatch, loaded, frames, batch_size):
+  monkeypatch.setattr(video, 'FRAME_MEMORY', frames * 96 * 64 * 3)
+  lengths, predict = [], video._predict
+  monkeypatch.setattr(
+    video, '_predict', lambda p, batch: lengths.append(len(batch)) or predict(p, batch)
+  )
+  source = write_video(tmp_path / 'a.mp4', 7)
+  video.predict_video(workdir, source, tmp_path / 'out', batch_size=batch_size)
+  assert lengths == [3, 3, 1]
+  assert loaded[0]._predict.func._cache_size() == 1
+
+
 def test_a_turned_telephone(tmp_path):
   upright = next(iter(video.Reader(write_video(tmp_path / 'a.mp4', 3)))).pixels
   turned = next(iter(video.Reader(write_video(tmp_path / 'b.mp4', 3, rotation=90)))).pixels
   assert turned.shape == (64, 96, 3)
   np.testing.assert_allclose(turned, np.rot90(upright), atol=2)
+
+
+def test_a_relative_name_with_a_colon(workdir, tmp_path, monkeypatch):
+  """FFmpeg would take what stands before the colon for a protocol."""
+  name = '2026-01-02T10:30:00.mp4'
+  source = write_video(tmp_path / name, num_frames=3)
+  (tmp_path / 'out').mkdir()
+  monkeypatch.chdir(tmp_path / 'out')
+  assert video.predict_video(workdir, source, '.').name == name
+  assert len(list(video.Reader(pathlib.Path(name)))) == 3
 
 
 def test_odd_sizes_and_uneven_times(tmp_path):
@@ -227,8 +251,10 @@ def test_what_is_no_video(workdir, tmp_path, name, content, message):
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    ('{', 'for a video it needs a list'),
-    ('[{"bbox": [1, 2, 3, 4]}]', "'frame'"),
+    ('{', 'not a readable JSON file'),
+    ('{}', 'needs a list of boxes'),
+    ('[]', 'no box is left'),
+    ('[{"bbox": [1, 2, 3, 4]}]', "'frame"),
     ('[{"frame": 0, "bbox": [1, 2, 3]}]', 'not usable'),
     ('[{"frame": 0, "bbox": [1, 2, 3, -4]}]', 'not usable'),
     ('[{"frame": 99, "bbox": [1, 2, 30, 40]}]', 'names none of the 2 frames'),
@@ -244,9 +270,17 @@ def test_boxes_that_cannot_be_used(workdir, tmp_path, content, message):
 def test_the_input_is_not_written_over(workdir, tmp_path):
   source = write_video(tmp_path / 'a.mp4', 2)
   before = source.read_bytes()
-  with pytest.raises(errors.ConfigError, match='is the input'):
-    video.predict_video(workdir, source, tmp_path)
-  assert source.read_bytes() == before
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'a.mp4').symlink_to(source)
+  for output in (tmp_path, tmp_path / 'out'):
+    with pytest.raises(errors.ConfigError, match='is the input'):
+      video.predict_video(workdir, source, output)
+    assert source.read_bytes() == before
+  boxes = tmp_path / 'boxes' / 'predictions.json'
+  boxes.parent.mkdir()
+  boxes.write_text('[{"frame": 0, "bbox": [1, 2, 30, 40]}]')
+  with pytest.raises(errors.ConfigError, match=r'predictions\.json there is the input'):
+    video.predict_video(workdir, source, boxes.parent, boxes)
 
 
 def test_without_pyav(workdir, tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -191,7 +194,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def annotations(tmp_path):
   """(path, dataset) of two images with a medium-sized person (annotation 0) in the first."""
   dataset = {
-    'images': [{'id': 1}, {'id': 2}],
+    'images': [{'id': i, 'file_name': f'{i}.jpg', 'width': 90, 'height': 90} for i in (1, 2)],
     'categories': [{'id': 3, 'name': 'person', 'keypoints': ['head', 'foot']}],
     'annotations': [
       {
@@ -267,14 +270,17 @@ def without(dataset, key):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (lambda d: '[{"image_id": 1}]', 'not in the format of COCO'),
-    (lambda d: '{"images": [', 'not JSON'),
-    (lambda d: json.dumps(d | {'categories': [{'id': 3}]}), 'no category names keypoints'),
+    (lambda d: '[{"image_id": 1}]', 'not a COCO annotation file'),
+    (lambda d: '{"images": [', 'not a readable JSON file'),
+    (lambda d: json.dumps(d | {'categories': [{'id': 3, 'name': 'x'}]}), 'lists no keypoints'),
     (
-      lambda d: json.dumps(d | {'categories': [{'id': 3, 'keypoints': ['head']}]}),
+      lambda d: json.dumps(
+        d | {'categories': [{'id': 3, 'name': 'x', 'keypoints': ['head']}], 'annotations': []}
+      ),
       'annotates 1 keypoints per person, but the predictions have 2',
     ),
-    (lambda d: json.dumps(without(d, 'bbox')), 'annotation 0 lacks bbox'),
+    (lambda d: json.dumps({'images': d['images']}), 'has no annotations to evaluate with'),
+    (lambda d: json.dumps(without(d, 'bbox')), 'lacks id, image_id, category_id or bbox'),
   ],
 )
 def test_files_that_are_no_keypoint_annotations(annotations, change, message):
@@ -287,8 +293,46 @@ def test_files_that_are_no_keypoint_annotations(annotations, change, message):
 
 
 def test_missing_annotation_file(tmp_path):
-  with pytest.raises(errors.DataError, match='No such file'):
+  with pytest.raises(errors.DataError, match='there is no such file'):
     evaluate_people(tmp_path / 'none.json', [1], [10], [0.5])
+
+
+def test_byte_order_mark_and_other_keypoints(annotations):
+  path, dataset = annotations
+  path.write_text(json.dumps(dataset), encoding='utf-8-sig')
+  assert evaluate_people(path, [1], [10], [0.9])['AP'] == pytest.approx(1)
+  kept = coco.rescore_and_nms(predict([1], [person(10)], [0.9]), sigmas=SIGMAS)
+  assert coco.evaluate(kept, path, SIGMAS, ('head', 'foot'))['AP'] == pytest.approx(1)
+  with pytest.raises(errors.DataError, match='keypoints head, foot, but the predictions are foot,'):
+    coco.evaluate(kept, path, SIGMAS, ('foot', 'head'))
+
+
+def test_more_people_in_an_image_than_cocos_protocol_counts(annotations, caplog):
+  path, dataset = annotations
+  row = dataset['annotations'][0]
+  dataset['annotations'] = [
+    row | {'id': i, 'keypoints': [1000 * i, 0, 2] * 2, 'image_id': 1} for i in range(30)
+  ]
+  path.write_text(json.dumps(dataset))
+  metrics = evaluate_people(path, [1] * 30, [1000 * i for i in range(30)], [0.9] * 30)
+  assert [metrics[name] for name in ('AP', 'AR', 'ARM')] == pytest.approx([1, 1, 1])
+  assert 'has 30 people, so the 30 best predictions of each image count' in caplog.text
+  caplog.clear()
+  dataset['annotations'] = dataset['annotations'][:20]
+  path.write_text(json.dumps(dataset))
+  evaluate_people(path, [1] * 20, [1000 * i for i in range(20)], [0.9] * 20)
+  assert not caplog.text
+
+
+def test_people_left_out_are_neither_correct_nor_false(annotations):
+  """A labelled person whose box has no area is found by a detector; nobody expects it."""
+  path, dataset = annotations
+  row = dataset['annotations'][0] | {'id': 1, 'image_id': 2, 'bbox': [10, 0, 0, 0]}
+  dataset['annotations'].append(row)
+  path.write_text(json.dumps(dataset))
+  for image_ids, xs in (([1], [10]), ([1, 2], [10, 10])):
+    metrics = evaluate_people(path, image_ids, xs, [0.5, 0.9][: len(xs)])
+    assert [metrics['AP'], metrics['AR']] == pytest.approx([1, 1])
 
 
 def test_golden():
@@ -303,3 +347,35 @@ def test_golden():
   folder = shared_data.data('coco_mini') / 'annotations'
   metrics = coco.evaluate(kept, folder / f'person_keypoints_{expected["split"]}.json')
   assert list(metrics.values()) == pytest.approx(list(expected['metrics'].values()), abs=1e-9)
+
+
+LISTS = """
+import sys
+import numpy as np
+from mrpose_jax import command_line
+from mrpose_jax.metrics import coco
+
+def command(arguments):
+  kept = {'scores': np.zeros(0), 'image_ids': np.zeros(0, int)}
+  print(coco.evaluate(kept, arguments[0], (0.1,))['AP'], open(arguments[0], 'rb').read().decode())
+
+command_line.run(command)
+"""
+
+
+@pytest.mark.parametrize('mark', [b'', b'\xef\xbb\xbf'])
+def test_utf8_whatever_the_locale_is(tmp_path, mark):
+  category = {'id': 1, 'name': '\u4eba', 'keypoints': ['\u9f3b']}
+  image = {'id': 1, 'file_name': '\u65e5.png', 'width': 9, 'height': 9}
+  dataset = {'images': [image], 'annotations': [], 'categories': [category]}
+  content = json.dumps(dataset, ensure_ascii=False).encode()
+  (tmp_path / 'annotations.json').write_bytes(mark + content)
+  locale = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+  done = subprocess.run(
+    [sys.executable, '-c', LISTS, str(tmp_path / 'annotations.json')],
+    env=os.environ | locale,
+    capture_output=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == b'0.0 ' + mark + content + b'\n'

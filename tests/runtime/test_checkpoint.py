@@ -185,8 +185,42 @@ def test_restoring_onto_other_devices_is_exact(tmp_path):
     np.testing.assert_array_equal(restored['params']['w'], 1)
 
 
+def test_a_checkpoint_is_found_by_its_place(tmp_path, monkeypatch):
+  save(tmp_path / 'run', {3: 0.1})
+  folder = tmp_path / 'run' / 'checkpoints' / '3'
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert checkpoint.locate('~/run') == (tmp_path / 'run', None)
+  assert checkpoint.locate('~/run/checkpoints/3') == (tmp_path / 'run', 3)
+  for copy in (tmp_path / '3', tmp_path / 'best'):
+    shutil.copytree(folder, copy)
+    with pytest.raises(errors.CheckpointError, match='has to be WORKDIR/checkpoints/STEP'):
+      checkpoint.locate(copy)
+  shutil.copytree(folder, tmp_path / 'alone' / 'checkpoints' / '3')
+  assert checkpoint.Checkpoints(checkpoint.locate(tmp_path / 'alone')[0]).best_step() == 3
+
+
 def test_json_is_replaced_in_one_step(tmp_path):
   checkpoint.write_json(tmp_path / 'a.json', {'x': 1})
   checkpoint.write_json(tmp_path / 'a.json', {'x': 2})
   assert json.loads((tmp_path / 'a.json').read_text()) == {'x': 2}
   assert [path.name for path in tmp_path.iterdir()] == ['a.json']
+
+
+@pytest.mark.parametrize('name', ['[exp1]', 'a*b', 'what?', 'back\\slash'])
+def test_a_path_that_orbax_would_take_for_a_pattern(tmp_path, name):
+  """Orbax wrote checkpoints there that nothing can read, without an error."""
+  with pytest.raises(errors.ConfigError, match='choose another folder'):
+    checkpoint.Checkpoints(tmp_path / name / 'run', create=True)
+
+
+def test_a_checkpoint_is_read_back_before_older_ones_are_removed(tmp_path, monkeypatch):
+  checkpoints = checkpoint.Checkpoints(tmp_path, create=True)
+  for step in (1, 2):
+    checkpoints.save(step, state_of(step), META)
+  checkpoints.wait()
+  monkeypatch.setattr(checkpoint, '_stored_shapes', lambda folder: {})
+  checkpoints.save(3, state_of(3), META)
+  with pytest.raises(errors.CheckpointError, match='does not hold the arrays that were saved'):
+    checkpoints.wait()
+  assert checkpoints.steps() == [1, 2]
+  checkpoints.close()

@@ -63,6 +63,18 @@ def test_each_interval_is_measured_by_itself(clock):
   assert second['data_wait_fraction'] == 0.0
 
 
+def test_the_rate_is_that_of_the_last_interval_and_the_mean_comes_last(clock, caplog, monkeypatch):
+  caplog.set_level(logging.INFO)
+  monkeypatch.setattr(sys, 'stderr', io.StringIO())
+  waits = [0.7, *(5 * [0.03]), *(5 * [0.07])]  # and 0.01 s of each step
+  first, second = run(clock.sleep, waits, log_after=(6, 11))
+  assert first['people_per_second'] == pytest.approx(8 / 0.04)
+  assert second['people_per_second'] == pytest.approx(8 / 0.08)
+  lines = [record.message for record in caplog.records]
+  assert [line.split(', ')[2] for line in lines[:2]] == ['200.0 people/s', '100.0 people/s']
+  assert lines[2:] == ['133.3 people/s on average over 10 steps']
+
+
 def test_slow_and_fast_data_by_the_real_clock():
   (slow,) = run(time.sleep, 11 * [0.04], log_after=(11,))
   assert 0.5 < slow['data_wait_fraction'] < 0.9
@@ -117,14 +129,14 @@ def test_lines_in_a_log_file(monkeypatch, caplog, clock):
   monkeypatch.setattr(sys, 'stderr', io.StringIO())
   run(clock.sleep, 4 * [0.0], log_after=(2, 4))
   counter = progress_bar.Counter(300, 'frames')
-  for _ in range(30):
-    clock.sleep(1)
+  for seconds in (*(10 * [1]), *(10 * [2]), *(10 * [1])):
+    clock.sleep(seconds)
     counter.advance(10)
   counter.close()
   assert sys.stderr.getvalue() == ''  # no bar, no control characters
   lines = [record.message for record in caplog.records]
   assert [line.split(',')[0] for line in lines] == [
-    *('step 2/4', 'step 4/4'),
-    *('100 of 300 frames', '200 of 300 frames', '300 of 300 frames'),
+    *('step 2/4', 'step 4/4', '800.0 people/s on average over 3 steps'),
+    *(f'{done} of 300 frames' for done in (100, 150, 200, 300)),
   ]
-  assert lines[2].endswith('10.0 per second')
+  assert [line.split(', ')[1].split()[0] for line in lines[3:]] == ['10.0', '5.0', '5.0', '10.0']

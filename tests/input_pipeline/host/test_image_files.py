@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import ImageOps
 
 from input_pipeline.device import geometry
 from input_pipeline.device import warp
@@ -79,12 +80,112 @@ def test_sixteen_bits_stay_dark_where_they_are_dark():
   assert image_files.decode(file_of(Image.fromarray(gray)), 'night.png').max() == 0
 
 
-def test_exif_orientation_is_ignored():
-  pixels = np.zeros((4, 6, 3), np.uint8)
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientation(form, orientation):
   exif = Image.Exif()
-  exif[0x0112] = 6  # rotate by 90 degrees
-  found = image_files.decode(file_of(Image.fromarray(pixels), 'JPEG', exif=exif), 'phone.jpg')
-  assert found.shape == (4, 6, 3)
+  exif[0x0112] = orientation
+  data = file_of(colourful(16, 12), form, exif=exif)
+  stored, upright = (
+    Image.open(io.BytesIO(data)),
+    ImageOps.exif_transpose(Image.open(io.BytesIO(data))),
+  )
+  np.testing.assert_array_equal(image_files.decode(data, 'phone'), stored)
+  np.testing.assert_array_equal(image_files.decode(data, 'phone', exif=True), upright)
+  np.testing.assert_array_equal(image_files.from_pillow(stored, exif=True), upright)
+  assert image_files.orientation(data) == orientation
+
+
+def test_a_tiff_is_turned_once():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  data = file_of(colourful(16, 12), 'TIFF', exif=exif)
+  for apply in (False, True):
+    assert image_files.decode(data, 'a.tif', apply).shape == (16, 12, 3)
+  assert image_files.orientation(data) == 1
+
+
+@pytest.mark.parametrize('exif', [{0x0112: 0}, {0x0112: 9}, b'Exif\x00\x00no tags at all'])
+def test_an_orientation_that_does_not_exist_is_ignored(exif):
+  if isinstance(exif, dict):
+    tags = Image.Exif()
+    tags.update(exif)
+    exif = tags.tobytes()
+  data = file_of(colourful(16, 12), 'JPEG', exif=exif)
+  assert image_files.decode(data, 'a.jpg', exif=True).shape == (12, 16, 3)
+  assert image_files.orientation(data) == 1
+
+
+def test_files_and_pillow_images_are_converted_alike():
+  gray = np.array([[0, 300], [30000, 65535]], np.uint16)
+  palette = Image.new('P', (2, 1))
+  palette.putpalette([*RED, *BLUE])
+  palette.info['transparency'] = b'\x00\x80'
+  images = [Image.fromarray(gray), palette, Image.new('CMYK', (3, 2), (0, 255, 255, 0))]
+  images += [Image.new(mode, (3, 2), 1) for mode in ('1', 'L', 'F', 'I')]
+  images += [Image.new('RGBA', (2, 2), (*RED, 0)), Image.new('LA', (2, 2), (9, 0))]
+  for image in images:
+    data = file_of(image, 'TIFF' if image.mode in ('CMYK', 'F', 'I') else 'PNG')
+    converted = image_files.from_pillow(image)
+    np.testing.assert_array_equal(converted, image_files.decode(data, 'a'), image.mode)
+    assert converted.dtype == np.uint8 and converted.shape == (image.height, image.width, 3)
+  assert image_files.from_pillow(images[0])[..., 0].tolist() == [[0, 1], [116, 255]]
+  assert 'transparency' in palette.info  # the user's image stays as it is
+
+
+def test_a_pillow_image_of_a_damaged_file(tmp_path):
+  (tmp_path / 'a.png').write_bytes(file_of(Image.effect_noise((64, 64), 80))[:2000])
+  with Image.open(tmp_path / 'a.png') as image:
+    with pytest.raises(errors.DataError, match=r'a\.png: not a readable image \(.*truncated'):
+      image_files.from_pillow(image)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_whatever_a_file_holds_is_an_image_or_a_data_error(monkeypatch):
+  monkeypatch.setattr(image_files, 'MAX_PIXELS', 10**6)  # so that no mutated size takes long
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  small = colourful(13, 9)
+  files = [
+    file_of(small, form, **options)
+    for form, options in (
+      *(('JPEG', {'exif': exif}), ('JPEG', {'progressive': True}), ('PNG', {'exif': exif})),
+      *(('GIF', {}), ('BMP', {}), ('PPM', {}), ('WEBP', {}), ('TIFF', {'compression': 'tiff_lzw'})),
+      *(('TIFF', {'exif': exif}), ('JPEG2000', {})),
+    )
+  ]
+  files += [file_of(small.convert('P')), file_of(Image.fromarray(np.full((9, 9), 999, np.uint16)))]
+  rng = np.random.default_rng(0)
+  count = 0
+  for data in files:
+    for n in range(300):
+      mutated = bytearray(data)
+      for place in rng.integers(0, len(data), rng.integers(1, 9)):
+        mutated[place] = rng.integers(0, 256)
+      try:
+        mutated = bytes(mutated[: rng.integers(1, len(data))] if n % 5 == 0 else mutated)
+        pixels = image_files.decode(mutated, 'a.jpg', exif=n % 2 == 0)
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+        count += 1
+      except errors.DataError as error:
+        assert str(error).startswith('a.jpg: not a readable image (') and '\n' not in str(error)
+  assert 300 < count < 3300  # some of both
+
+
+@pytest.mark.parametrize('error', [KeyError('x'), TypeError(), AttributeError('two\nlines')])
+def test_every_error_of_a_decoder_is_a_data_error(monkeypatch, error):
+  def fail(*arguments, **options):
+    raise error
+
+  monkeypatch.setattr(Image, 'open', fail)
+  with pytest.raises(errors.DataError, match=r"not a readable image \(('x'|TypeError|two lines)\)"):
+    image_files.decode(file_of(colourful(9, 9)), 'a.png')
+
+
+def test_formats_that_start_other_programs_are_not_tried():
+  eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n'
+  with pytest.raises(errors.DataError, match='not of a known image format'):
+    image_files.decode(eps, 'a.jpg')
 
 
 def colourful(width, height):
@@ -161,9 +262,9 @@ def test_one_pixel():
     (file_of(Image.effect_noise((64, 64), 80), 'PNG')[:2000], 'truncated'),
     (png_header(60000, 60000), '3600000000 pixels'),
     (png_header(9000, 9000), '9000x9000 pixels'),
-    (b'DDS ' + struct.pack('<7I44x8I20x', 124, 7, 4, 4, 0, 0, 0, 32, *[0] * 7), 'pixel format'),
+    (b'DDS ' + struct.pack('<7I44x8I20x', 124, 7, 4, 4, 0, 0, 0, 32, *[0] * 7), 'not of a known'),
   ],
-  ids=['empty', 'text', 'cut JPEG', 'cut PNG', 'bomb', 'large', 'unknown kind'],
+  ids=['empty', 'text', 'cut JPEG', 'cut PNG', 'bomb', 'large', 'DDS'],
 )
 def test_bad_files_are_named_with_their_reason(tmp_path, data, reason):
   path = tmp_path / 'person.jpg'

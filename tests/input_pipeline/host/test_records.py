@@ -175,8 +175,7 @@ def test_records_are_what_tfds_reads(prepared, split):
 
 @pytest.mark.parametrize('split', READERS)
 def test_a_missing_copy_of_the_annotations_is_named(data_dir, split):
-  name = {'train': 'train2017', 'validation': 'val2017'}[split]
-  path = folder_of(data_dir) / f'person_keypoints_{name}.json'
+  path = folder_of(data_dir) / f'annotations_{split}.json'
   path.unlink()
   for read in READERS.values():
     assert the_error(read, data_dir).startswith(f'{path}: there is no such file')
