@@ -24,6 +24,7 @@ from input_pipeline.formats import coco_json
 from input_pipeline.host import batching
 from input_pipeline.host import image_files
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 
 BATCH = 32
 CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels
@@ -42,7 +43,7 @@ def run(num_turns, scratch: pathlib.Path, coco_folder=None, image_set='train2017
     sources['coco'] = pathlib.Path(coco_folder), image_set
   results = {}
   for name, (source, split_name) in sources.items():
-    dataset = loader.open_dataset(name, scratch)
+    dataset = prepared_data.open_dataset(name, scratch)
     split = coco.find_split(source, split_name)
     results[name] = compare(dataset, split, num_turns) | {'stages': stages(dataset)}
   return results

@@ -25,7 +25,7 @@ from input_pipeline.host import loader
 from mrpose_jax import command_line
 from mrpose_jax import predict
 from mrpose_jax import skeletons
-from mrpose_jax import train
+from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import parallel
@@ -73,7 +73,7 @@ def training_cells(dataset, config):
   """Yields (crop beside its heatmaps, caption) for each person, step by step."""
   codec = predict.codec_of(config)
   order = config.model.channel_order
-  make_examples = train.make_examples(
+  make_examples = training_step.make_examples(
     codec, augment.Augmentation(**config.augment), dataset.skeleton, config.seed, order
   )
   make_examples = jax.jit(make_examples)

@@ -169,7 +169,8 @@ def _fail(error):
 
 def _joined():
   """Whether this process has joined others; JAX is not imported for that."""
-  return 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized()
+  distributed = getattr(sys.modules.get('jax'), 'distributed', None)
+  return distributed is not None and distributed.is_initialized()
 
 
 def _leave(code):

@@ -14,7 +14,7 @@ from input_pipeline.host import image_files
 from input_pipeline.host import loader
 from mrpose_jax import predict
 from mrpose_jax import tables
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.metrics import coco
 from mrpose_jax.metrics import error_analysis
@@ -41,7 +41,7 @@ def predict_split(
   Args:
     predict_step: jitted `predict.make_predict_people` whose result is split over the devices.
     variables: the network's variables, on the mesh.
-    dataset: from `loader.open_dataset`.
+    dataset: from `prepared_data.open_dataset`.
     config: the configuration.
     mesh: from `parallel.data_mesh`.
     between_batches: function that is called before each batch.
@@ -151,7 +151,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   step = checkpoints.best_step() if step is None else step
   configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
   mesh = parallel.data_mesh()
-  target = train_state.abstract_variables(predict.model_of(config, dataset.skeleton.num_keypoints))
+  target = training_step.abstract_variables(
+    predict.model_of(config, dataset.skeleton.num_keypoints)
+  )
   place = parallel.replicated(mesh)
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()

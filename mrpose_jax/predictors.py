@@ -19,7 +19,7 @@ from input_pipeline.host import image_files
 from mrpose_jax import defaults
 from mrpose_jax import predict
 from mrpose_jax import skeletons
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.models import folding
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
@@ -292,7 +292,7 @@ def restore(workdir: str | os.PathLike, device: jax.Device | None = None) -> tup
   meta['config'] = _complete(meta['config'])
   num_keypoints = len(meta['skeleton']['keypoints'])
   model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
-  target = train_state.abstract_variables(model)
+  target = training_step.abstract_variables(model)
   place = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
   checkpoints.close()

@@ -1,4 +1,4 @@
-"""Training: the pure step first, then the parts of a run, and the loop last."""
+"""Training: the parts of a run, and the loop last. The step itself is in training_step.py."""
 
 import contextlib
 import dataclasses
@@ -6,26 +6,21 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 import optax
-from jax import numpy as jnp
 
 from input_pipeline.device import augment
-from input_pipeline.host import batching
 from input_pipeline.host import loader
-from mrpose_jax import codecs
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import evaluate
-from mrpose_jax import losses
 from mrpose_jax import optimizers
 from mrpose_jax import predict
-from mrpose_jax import skeletons
 from mrpose_jax import tables
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
@@ -38,130 +33,6 @@ from mrpose_jax.runtime import progress_bar
 from mrpose_jax.weights import importing
 
 log = logging.getLogger(__name__)
-
-
-class Examples(NamedTuple):
-  """What the network learns from in one step.
-
-  Attributes:
-    draws: how each crop was augmented.
-    inputs: [N, H, W, 3] normalised crops.
-    keypoints: [N, K, 2] xy in pixels of the crops.
-    visible: [N, K], above 0 where the keypoint is labelled.
-    target: [N, h, w, K] heatmaps.
-    weights: [N, K] of the heatmaps in the loss.
-  """
-
-  draws: augment.Draw
-  inputs: jax.Array
-  keypoints: jax.Array
-  visible: jax.Array
-  target: jax.Array
-  weights: jax.Array
-
-
-def make_examples(
-  codec: codecs.Codec,
-  augmentation: augment.Augmentation,
-  skeleton: skeletons.Skeleton,
-  seed: int,
-  channel_order: str = 'rgb',
-) -> Callable[[jax.Array, batching.PersonBatch], Examples]:
-  """Returns the pure function (step, PersonBatch) -> Examples.
-
-  Augmentation is drawn from (seed, step) alone.
-  """
-  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
-  flip = skeleton.mirroring(augmentation.flip, 0.5)
-  augmentation = dataclasses.replace(augmentation, flip=flip)
-
-  def examples_of(step, batch):
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    draws = augment.draw(key, batch.patches.shape[0], augmentation)
-    inputs, keypoints, visible = augment.crop_people(
-      batch, draws, codec.image_size, order, channel_order
-    )
-    return Examples(draws, inputs, keypoints, visible, *codec.encode(keypoints, visible))
-
-  return examples_of
-
-
-def make_train_step(
-  model: pose_network.PoseNetwork,
-  optimizer: optax.GradientTransformation,
-  codec: codecs.Codec,
-  augmentation: augment.Augmentation,
-  skeleton: skeletons.Skeleton,
-  seed: int,
-  channel_order: str = 'rgb',
-  accumulate: int = 1,
-) -> Callable[[train_state.TrainState, batching.PersonBatch], tuple[train_state.TrainState, dict]]:
-  """Returns the pure function (TrainState, PersonBatch) -> (TrainState, metrics).
-
-  The metrics are 'loss' and 'gradient_norm', scalars on the device. With `accumulate`, the network
-  sees the batch in that many parts, each normalised by its own batch statistics, and one update is
-  made with their mean gradient.
-
-  A step whose loss or gradient is not finite changes nothing but `diverged`, and so do all later
-  steps.
-
-  Under jit with a batch that is split over devices, loss, gradients and batch statistics are those
-  of the whole batch.
-  """
-  examples_of = make_examples(codec, augmentation, skeleton, seed, channel_order)
-
-  def loss_fn(params, batch_stats, inputs, target, weights):
-    variables = {'params': params, 'batch_stats': batch_stats}
-    heatmaps, updated = model.apply(variables, inputs, train=True, mutable=['batch_stats'])
-    return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
-
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
-  def train_step(state, batch):
-    examples = examples_of(state.step, batch)
-    arrays = examples.inputs, examples.target, examples.weights
-    if accumulate == 1:
-      (loss, batch_stats), gradients = grad_fn(state.params, state.batch_stats, *arrays)
-    else:
-      loss, batch_stats, gradients = _accumulate(grad_fn, state, arrays, accumulate)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    updated = state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    )
-    gradient_norm = optax.tree.norm(gradients)
-    # The host looks at losses some steps later; until then a diverged state stays as it was.
-    diverged = state.diverged | ~jnp.isfinite(loss + gradient_norm)
-    state = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
-    return state.replace(diverged=diverged), {'loss': loss, 'gradient_norm': gradient_norm}
-
-  return train_step
-
-
-def _accumulate(grad_fn, state, arrays, num_parts):
-  """Mean loss and mean gradients over the parts of a batch, and its batch statistics.
-
-  The running statistics are updated part by part.
-
-  Part i holds rows i, i + num_parts, ...: where a batch is split over devices, each device finds
-  its share of every part among its own rows.
-  """
-  parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0), arrays)
-
-  def add_part(total, part):
-    loss, batch_stats, gradients = total
-    (part_loss, batch_stats), part_gradients = grad_fn(state.params, batch_stats, *part)
-    return (loss + part_loss, batch_stats, jax.tree.map(jnp.add, gradients, part_gradients)), None
-
-  initial = (
-    jnp.zeros((), jnp.float32),
-    state.batch_stats,
-    jax.tree.map(jnp.zeros_like, state.params),
-  )
-  (loss, batch_stats, gradients), _ = jax.lax.scan(add_part, initial, parts)
-  return loss / num_parts, batch_stats, jax.tree.map(lambda g: g / num_parts, gradients)
 
 
 def steps_of(epochs: float, num_people: int, batch_size: int) -> int:
@@ -189,7 +60,7 @@ class Run:
   """
 
   config: ml_collections.ConfigDict
-  dataset: loader.Dataset
+  dataset: prepared_data.Dataset
   workdir: pathlib.Path
   mesh: jax.sharding.Mesh
   model: pose_network.PoseNetwork
@@ -239,7 +110,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     return report_best(run, best_step)
 
 
-def build(config: ml_collections.ConfigDict, dataset: loader.Dataset, workdir) -> Run:
+def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, workdir) -> Run:
   """Makes network, optimizer and step functions; nothing is computed yet."""
   num_people = len(dataset.source('train'))
   to_steps = functools.partial(steps_of, num_people=num_people, batch_size=config.train.batch_size)
@@ -258,7 +129,7 @@ def build(config: ml_collections.ConfigDict, dataset: loader.Dataset, workdir) -
     tuple(to_steps(epoch) for epoch in config.train.drop_epochs),
   )
   optimizer = optimizers.adam(schedule)
-  train_step = make_train_step(
+  train_step = training_step.make_train_step(
     model,
     optimizer,
     predict.codec_of(config),
@@ -296,7 +167,7 @@ def build(config: ml_collections.ConfigDict, dataset: loader.Dataset, workdir) -
   )
 
 
-def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> train_state.TrainState:
+def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> training_step.TrainState:
   """Restores the latest checkpoint of the workdir, or initialises a state where there is none.
 
   Raises:
@@ -304,7 +175,7 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> train_sta
       network.
   """
   config, replicated = run.config, parallel.replicated(run.mesh)
-  create = functools.partial(train_state.create, run.model, run.optimizer)
+  create = functools.partial(training_step.create, run.model, run.optimizer)
   key = jax.random.key(config.seed)
   step = checkpoints.latest_step()
   if step is not None:
@@ -326,11 +197,11 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> train_sta
   return state
 
 
-def describe(run: Run, state: train_state.TrainState):
+def describe(run: Run, state: training_step.TrainState):
   """Writes config.json and parameters.txt into the workdir, and logs what is going to run."""
   if parallel.is_main():
     checkpoint.write_json(run.workdir / 'config.json', run.meta['config'])
-    overview = train_state.parameter_overview(state.params)
+    overview = training_step.parameter_overview(state.params)
     (run.workdir / 'parameters.txt').write_text(overview, encoding='utf-8')
   num_parameters = sum(p.size for p in jax.tree.leaves(state.params))
   log.info(
@@ -344,7 +215,7 @@ def describe(run: Run, state: train_state.TrainState):
 
 def train(
   run: Run,
-  state: train_state.TrainState,
+  state: training_step.TrainState,
   checkpoints: checkpoint.Checkpoints,
   signals: preemption.StopSignals,
 ):

@@ -14,7 +14,7 @@ import pytest
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import predictors
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 
 ARCHIVE = pathlib.Path(__file__).parent / 'files' / 'workdir_2026_11.zip'
@@ -41,7 +41,7 @@ def test_training_goes_on_from_it(folder):
   model = predict.model_of(config, 17)
   optimizer = optimizers.adam(lambda step: 1e-3)
   fresh = jax.eval_shape(
-    lambda key: train_state.create(model, optimizer, key), jax.random.key(config.seed)
+    lambda key: training_step.create(model, optimizer, key), jax.random.key(config.seed)
   )
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   state = checkpoints.restore_state(6, checkpoint.restore_target(fresh, device))

@@ -12,11 +12,13 @@ from examples import mice
 from input_pipeline import prepare
 from input_pipeline.device import augment
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
 from mrpose_jax import train
+from mrpose_jax import training_step
 from mrpose_jax.report import comparison
 from mrpose_jax.runtime import configuration
 from mrpose_jax.weights import importing
@@ -81,11 +83,11 @@ def test_no_flip_pair_is_known(data_dir, tmp_path, caplog):
   config = config_of(tmp_path)
   skeleton = configuration.open_dataset(config).skeleton
   assert 'no flip pairs are known; mirroring (augment.flip) and the flip test' in caplog.text
-  batch = next(loader.train_batches(loader.open_dataset('coco', tmp_path), 8, 0))
+  batch = next(loader.train_batches(prepared_data.open_dataset('coco', tmp_path), 8, 0))
 
   def num_mirrored(skeleton):
     augmentation = augment.Augmentation(**config.augment)
-    examples_of = train.make_examples(predict.codec_of(config), augmentation, skeleton, 0)
+    examples_of = training_step.make_examples(predict.codec_of(config), augmentation, skeleton, 0)
     return sum(int(examples_of(step, batch).draws.flip.sum()) for step in range(4))
 
   assert num_mirrored(skeleton) == 0
@@ -155,7 +157,7 @@ def test_all_images_in_one_folder(data_dir, tmp_path):
   (tmp_path / 'images').symlink_to(data_dir / 'source' / 'images')
   report = prepare.prepare('coco', tmp_path, tmp_path / 'data', train='', validation='mine')
   assert 'in 4 images' in report
-  skeleton = loader.open_dataset('coco', tmp_path / 'data').skeleton
+  skeleton = prepared_data.open_dataset('coco', tmp_path / 'data').skeleton
   assert skeleton.sigmas == (0.05,) * 7
   assert skeleton.flip_pairs == ((3, 4),)
 

@@ -10,11 +10,12 @@ import pytest
 
 from input_pipeline.device import augment
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import train
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import profiling
@@ -24,7 +25,7 @@ from tests.helpers import tiny_people
 def variables_of(workdir, config):
   """Returns the latest step of a workdir and its variables."""
   checkpoints = checkpoint.Checkpoints(workdir)
-  target = train_state.abstract_variables(predict.model_of(config, 17))
+  target = training_step.abstract_variables(predict.model_of(config, 17))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   step = checkpoints.latest_step()
   variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, device))
@@ -44,7 +45,7 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
   train.train_and_evaluate(config, tmp_path / 'broken')
   whole_step, whole = variables_of(tmp_path / 'whole', config)
   step, continued = variables_of(tmp_path / 'broken', config)
-  dataset = loader.open_dataset('coco', config.data.data_dir)
+  dataset = prepared_data.open_dataset('coco', config.data.data_dir)
   assert step == whole_step == round(2 * len(dataset.source('train')) / 8)
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(continued)):
     np.testing.assert_array_equal(a, b)
@@ -96,10 +97,10 @@ def test_settings_that_changed_are_named_on_resuming(tmp_path, caplog):
 def test_sharding_does_not_change_the_step():
   """One device and four give the same loss and batch statistics."""
   config = tiny_people.config()
-  dataset = loader.open_dataset('coco', config.data.data_dir)
+  dataset = prepared_data.open_dataset('coco', config.data.data_dir)
   model = predict.model_of(config, 17)
   optimizer = optimizers.adam(optimizers.piecewise_schedule(1e-3, 0.1, (10,)))
-  step = train.make_train_step(
+  step = training_step.make_train_step(
     model,
     optimizer,
     predict.codec_of(config),
@@ -108,7 +109,7 @@ def test_sharding_does_not_change_the_step():
     seed=0,
   )
   batch = next(loader.train_batches(dataset, 8, seed=0))
-  state = jax.jit(lambda: train_state.create(model, optimizer, jax.random.key(0)))()
+  state = jax.jit(lambda: training_step.create(model, optimizer, jax.random.key(0)))()
   mesh = parallel.data_mesh()
   assert mesh.size == 4
   place = parallel.replicated(mesh)
@@ -137,7 +138,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
   assert f' at step {step + 1} (' in message
   assert f'checkpoint {step};' in message
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
-  dataset = loader.open_dataset('coco', config.data.data_dir)
+  dataset = prepared_data.open_dataset('coco', config.data.data_dir)
   ids = message.partition('people ')[2].partition(')')[0]
   batch = next(loader.train_batches(dataset, 8, 0, step))
   batch_keypoints = {tuple(xy) for xy in batch.keypoints[:, 0]}
@@ -177,10 +178,10 @@ def test_configurations_that_cannot_run(tmp_path, section, key, value, message):
 def test_a_step_copies_nothing_between_host_and_device():
   """Of a state and a batch that are in place; NumPy arrays in their place are refused."""
   config = tiny_people.config()
-  dataset = loader.open_dataset('coco', config.data.data_dir)
+  dataset = prepared_data.open_dataset('coco', config.data.data_dir)
   run = train.build(config, dataset, workdir=None)
   place = parallel.replicated(run.mesh)
-  create = functools.partial(train_state.create, run.model, run.optimizer)
+  create = functools.partial(training_step.create, run.model, run.optimizer)
   state = jax.jit(create, out_shardings=place)(jax.random.key(0))
   host_batch = next(loader.train_batches(dataset, 8, seed=0))
   batch = parallel.put_batch(host_batch, run.mesh)
@@ -203,7 +204,7 @@ def test_a_profiler_trace_and_the_overview_of_parameters(tmp_path, caplog):
   lines = (tmp_path / 'run' / 'parameters.txt').read_text().splitlines()
   assert lines[0].split() == ['decoder/head/bias', '(17,)', '17']
   model = predict.model_of(config, 17)
-  params = train_state.abstract_variables(model)['params']
+  params = training_step.abstract_variables(model)['params']
   assert len(lines) == 1 + len(jax.tree.leaves(params))
   total = sum(x.size for x in jax.tree.leaves(params))
   assert lines[-1].split() == ['total', f'{total:,}']

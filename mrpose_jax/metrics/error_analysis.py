@@ -67,7 +67,7 @@ def match(kept, dataset) -> Matches:
 
   Args:
     kept: the people that `evaluate.score` returned.
-    dataset: from `loader.open_dataset`.
+    dataset: from `prepared_data.open_dataset`.
   """
   rows_of = {}
   for row, image_id in enumerate(kept['image_ids'].tolist()):

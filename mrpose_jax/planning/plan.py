@@ -26,8 +26,7 @@ from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeletons
-from mrpose_jax import train
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.planning import compiled
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import parallel
@@ -314,7 +313,7 @@ class Planner:
   def train(self, people: int) -> jax.stages.Lowered:
     """Lowers the training step of `train.train_and_evaluate`."""
     config = self.config
-    step = train.make_train_step(
+    step = training_step.make_train_step(
       self.model,
       self.optimizer,
       predict.codec_of(config),
@@ -336,7 +335,7 @@ class Planner:
   def crops(self, people: int) -> jax.stages.Lowered:
     """Lowers the training step's part before the network: crops, augmentation, target heatmaps."""
     config = self.config
-    make_examples = train.make_examples(
+    make_examples = training_step.make_examples(
       predict.codec_of(config),
       self.augmentation,
       self.skeleton,
@@ -356,9 +355,9 @@ class Planner:
     state = self.state() if name == 'train' else self.state().variables
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
-  def state(self) -> train_state.TrainState:
+  def state(self) -> training_step.TrainState:
     """Returns the training state as shapes with shardings."""
-    create = functools.partial(train_state.create, self.model, self.optimizer)
+    create = functools.partial(training_step.create, self.model, self.optimizer)
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere),
       jax.eval_shape(create, jax.random.key(0)),

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.host import image_files
-from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import predict
@@ -63,7 +63,7 @@ def draw(
   else:
     left_out.append(f'Figure 5 is left out: no run has a finite {primary_name(runs)}.')
   try:
-    dataset = loader.open_dataset(first.data, data_dir or first.data_dir)
+    dataset = prepared_data.open_dataset(first.data, data_dir or first.data_dir)
     examples = read_examples(dataset, num_images)
   except errors.DataError as error:
     return figures, [*left_out, f'Figures 6 and 7 are left out: {error}.']
@@ -185,7 +185,9 @@ def show_per_cent(axes, metric: str):
   axes.set_ylim(max(low, -margin), min(high, 100 + margin))
 
 
-def read_examples(dataset: loader.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_examples(
+  dataset: prepared_data.Dataset, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
   """Reads the first `count` validation images with people: (uint8 [H, W, 3], boxes [N, 4])."""
   examples = []
   for record in dataset.source('validation'):

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mrpose_jax import errors
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Checkpoints:
       raise errors.CheckpointError(f'{self.folder}: contains no intact checkpoint')
     return step
 
-  def save(self, step: int, state: train_state.TrainState, meta: dict):
+  def save(self, step: int, state: training_step.TrainState, meta: dict):
     """Saves in the background; the next save, `set_score`, `wait` and `close` wait for the end.
 
     Raises:
@@ -157,7 +157,7 @@ class Checkpoints:
     """
     return self._restore(step, target)['variables']
 
-  def restore_state(self, step: int, target: train_state.TrainState) -> train_state.TrainState:
+  def restore_state(self, step: int, target: training_step.TrainState) -> training_step.TrainState:
     """Restores the whole state onto `target`, a tree of ShapeDtypeStruct with shardings.
 
     Raises:

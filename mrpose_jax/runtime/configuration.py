@@ -12,7 +12,7 @@ import socket
 import ml_collections
 
 from input_pipeline.device import augment
-from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax import skeletons
@@ -57,7 +57,7 @@ def check(config: ml_collections.ConfigDict):
     )
 
 
-def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
+def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   """Opens the prepared data; synthetic_people, which need no source files, are drawn on first use.
 
   Raises:
@@ -69,7 +69,7 @@ def open_dataset(config: ml_collections.ConfigDict) -> loader.Dataset:
     from input_pipeline import prepare  # inside, because it defines flags
 
     log.info('%s', prepare.prepare(name, None, data_dir))
-  dataset = loader.open_dataset(name, data_dir)
+  dataset = prepared_data.open_dataset(name, data_dir)
   height, width = config.data.image_size
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(

@@ -12,7 +12,7 @@ from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
@@ -53,7 +53,7 @@ def import_weights(
   model = predict.model_of(config, skeleton.num_keypoints)
   variables = jax.device_put(torch_files.import_torch_weights(tensors, model))
   optimizer = optimizers.adam(lambda step: config.train.learning_rate)
-  state = train_state.TrainState(
+  state = training_step.TrainState(
     step=jax.numpy.zeros((), jax.numpy.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],

@@ -10,7 +10,7 @@ from configs import custom
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeletons
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 
 
@@ -24,7 +24,7 @@ def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=(
   config.eval.update({'batch_size': 8, 'canvas': 160})
   model = predict.model_of(config, skeleton.num_keypoints)
   optimizer = optimizers.adam(lambda step: 1e-3)
-  state = train_state.create(model, optimizer, jax.random.key(0))
+  state = training_step.create(model, optimizer, jax.random.key(0))
   r = np.random.default_rng(0)
 
   def drawn(path, x):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import prepare
-from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from tests.helpers import tiny_coco
 
@@ -28,7 +28,7 @@ def test_data_of_before_with_raw_copies_of_the_annotations_open(source, data_dir
   for split, name in (('train', 'train2017'), ('validation', 'val2017')):
     (folder / f'annotations_{split}.json').unlink()
     shutil.copy(source / f'annotations/person_keypoints_{name}.json', folder)
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   assert dataset.annotation_file('validation') == folder / 'person_keypoints_val2017.json'
   assert dataset.category_id == 1
   assert 'stays as it is' in prepare.prepare('coco', source, data_dir)
@@ -54,7 +54,7 @@ def test_keypoints_are_matched_by_name(source, data_dir, caplog):
   edit(source, 'val2017', reverse_keypoints)
   prepare.prepare('coco', source, data_dir / 'other')
   assert 'val2017.json: its keypoints are brought into the order of split train' in caplog.text
-  same, other = (loader.open_dataset('coco', data_dir / name) for name in ('same', 'other'))
+  same, other = (prepared_data.open_dataset('coco', data_dir / name) for name in ('same', 'other'))
   copies = [dataset.annotation_file('validation').read_bytes() for dataset in (same, other)]
   assert copies[0] == copies[1]
   assert same.images_sha256 == other.images_sha256
@@ -128,7 +128,7 @@ def test_a_labelled_set_called_test(source, data_dir):
   (source / 'images/val2017').rename(source / 'images/test')
   report = prepare.prepare('coco', source, data_dir, validation='test')
   assert 'validation: 5 people in 3 images' in report
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   assert dataset.test_sets == []
   assert dataset.image_set('validation') == 'test'
 
@@ -141,6 +141,6 @@ def test_names_of_sets_that_other_files_have(source, data_dir):
     )
     (source / 'images' / name).symlink_to(source / 'images/val2017')
   prepare.prepare('coco', source, data_dir, train='metadata', validation='features')
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   assert len(dataset.source('train')) == 5
   assert dataset.category_id == 1

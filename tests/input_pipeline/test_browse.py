@@ -9,8 +9,9 @@ from PIL import Image
 from input_pipeline import browse
 from input_pipeline.device import augment
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import predict
-from mrpose_jax import train
+from mrpose_jax import training_step
 from mrpose_jax import visualize
 from tests.helpers import tiny_people
 
@@ -22,7 +23,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def dataset(config):
-  return loader.open_dataset('coco', config.data.data_dir)
+  return prepared_data.open_dataset('coco', config.data.data_dir)
 
 
 def test_a_sheet_for_each_split(config, tmp_path):
@@ -39,7 +40,7 @@ def test_a_sheet_for_each_split(config, tmp_path):
 def test_the_crops_are_those_of_the_training_steps(config, dataset):
   batch_size = config.train.batch_size
   cells = list(itertools.islice(browse.training_cells(dataset, config), 2 * batch_size))
-  make_examples = train.make_examples(
+  make_examples = training_step.make_examples(
     predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
   )
   batches = loader.train_batches(dataset, batch_size, config.seed)
@@ -58,7 +59,7 @@ def test_the_crops_are_those_of_the_training_steps(config, dataset):
 
 def test_keypoints_lie_on_their_heatmaps(config, dataset):
   """The right half glows where the left half has a keypoint."""
-  make_examples = train.make_examples(
+  make_examples = training_step.make_examples(
     predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
   )
   batch = next(loader.train_batches(dataset, config.train.batch_size, config.seed))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from input_pipeline import prepare
 from input_pipeline.host import image_files
-from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from tests.helpers import tiny_coco
 
@@ -55,7 +55,7 @@ def test_other_settings_are_refused_until_overwritten(source, data_dir):
     prepare.prepare('coco', source, data_dir)  # now with the validation split
   assert files_of(data_dir) == before
   prepare.prepare('coco', source, data_dir, validation='', canvas=32, overwrite=True)
-  assert loader.open_dataset('coco', data_dir).crops['canvas'] == 32
+  assert prepared_data.open_dataset('coco', data_dir).crops['canvas'] == 32
   assert not list(data_dir.glob('*replacement*'))
 
 
@@ -83,7 +83,7 @@ def test_a_replacement_killed_between_its_renames_gives_back_what_was_there(sour
 
 def test_one_split_alone(source, data_dir):
   prepare.prepare('coco', source, data_dir, train='')
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   assert len(dataset.source('validation')) == 3
   with pytest.raises(errors.DataError, match=r"has no split 'train'; .*--train=NAME_OF_THE_SET"):
     dataset.source('train')
@@ -176,9 +176,9 @@ def test_an_interrupted_preparation_leaves_nothing_whole(source, data_dir, monke
       prepare.prepare('coco', source, data_dir)
   assert len(done) == 4
   with pytest.raises(errors.DataError, match='no prepared data; run: python -m'):
-    loader.open_dataset('coco', data_dir)
+    prepared_data.open_dataset('coco', data_dir)
   prepare.prepare('coco', source, data_dir)
-  assert len(loader.open_dataset('coco', data_dir).source('train')) == 6
+  assert len(prepared_data.open_dataset('coco', data_dir).source('train')) == 6
 
 
 def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
@@ -198,12 +198,12 @@ def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
     run.wait()
   wait_for(lambda: not any(map(is_running, others)))
   with pytest.raises(errors.DataError, match='no prepared data'):
-    loader.open_dataset('coco', data_dir)
+    prepared_data.open_dataset('coco', data_dir)
 
   image.unlink()
   image.write_bytes(content)
   prepare.prepare('coco', source, data_dir)
-  assert len(loader.open_dataset('coco', data_dir).source('validation')) == 3
+  assert len(prepared_data.open_dataset('coco', data_dir).source('validation')) == 3
   assert [path.name for path in data_dir.glob('[!.]*')] == ['coco']
   assert [path.name for path in (data_dir / 'coco').iterdir()] == ['1.0.0']
 
@@ -235,7 +235,7 @@ def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_di
   image.unlink()
   image.write_bytes(content)
   prepare.prepare('coco', source, data_dir)
-  assert len(loader.open_dataset('coco', data_dir).source('validation')) == 3
+  assert len(prepared_data.open_dataset('coco', data_dir).source('validation')) == 3
 
 
 def readers(pid):
@@ -338,7 +338,7 @@ def test_metadata_say_what_was_prepared(source, data_dir):
   metadata = json.loads((data_dir / 'coco/1.0.0/metadata.json').read_text())
   assert metadata['crops'] == {'aspect': 0.75, 'padding': 1.25, 'scale': 0.3, 'canvas': 48}
   assert metadata['skeleton']['keypoints'] == tiny_coco.CATEGORY['keypoints']
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   assert dataset.skeleton.flip_pairs == ((0, 1),)
   for split, name in (('train', 'train2017'), ('validation', 'val2017')):
     assert dataset.image_set(split) == name

@@ -10,11 +10,12 @@ from jax import numpy as jnp
 import mrpose_jax
 from input_pipeline.device import augment
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import train
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.models import layers
 from mrpose_jax.runtime import parallel
 from tests.helpers import tiny_people
@@ -183,10 +184,10 @@ def make_step(accumulate, norm_groups=1):
   """Returns a training step, its initial state and a batch of eight synthetic people."""
   config = tiny_people.config()
   config.model.norm_groups = norm_groups
-  dataset = loader.open_dataset('coco', config.data.data_dir)
+  dataset = prepared_data.open_dataset('coco', config.data.data_dir)
   model = predict.model_of(config, 17)
   optimizer = optimizers.adam(lambda step: 1e-3)
-  step = train.make_train_step(
+  step = training_step.make_train_step(
     model,
     optimizer,
     predict.codec_of(config),
@@ -196,7 +197,7 @@ def make_step(accumulate, norm_groups=1):
     accumulate=accumulate,
   )
   batch = next(loader.train_batches(dataset, 8, seed=0))
-  state = jax.jit(lambda: train_state.create(model, optimizer, jax.random.key(0)))()
+  state = jax.jit(lambda: training_step.create(model, optimizer, jax.random.key(0)))()
   return step, state, batch
 
 
@@ -209,7 +210,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch():
   step, state, batch = make_step(accumulate=2)
   parts, in_parts = jax.jit(step)(state, batch)
   # Augmentation is random by row, so the rows are sorted into groups after augmentation.
-  make_examples = train.make_examples
+  make_examples = training_step.make_examples
   order = np.r_[0:8:2, 1:8:2]
 
   def reordered(*arguments):
@@ -217,7 +218,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch():
     return lambda step, batch: jax.tree.map(lambda x: x[order], make(step, batch))
 
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(train, 'make_examples', reordered)
+    patched.setattr(training_step, 'make_examples', reordered)
     whole, _, _ = make_step(accumulate=1, norm_groups=2)
   grouped, at_once = jax.jit(whole)(state, batch)
   np.testing.assert_allclose(in_parts['loss'], at_once['loss'], rtol=1e-6)
@@ -225,7 +226,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch():
   assert_close(parts.opt_state, grouped.opt_state, 1e-3)
   # The running statistics equal those after two batches in sequence.
   config = tiny_people.config()
-  skeleton = loader.open_dataset('coco', config.data.data_dir).skeleton
+  skeleton = prepared_data.open_dataset('coco', config.data.data_dir).skeleton
   crops = make_examples(
     predict.codec_of(config), augment.Augmentation(**config.augment), skeleton, 0
   )(0, batch).inputs

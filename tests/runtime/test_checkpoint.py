@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrpose_jax import errors
-from mrpose_jax import train_state
+from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 
 META = {'config': {}, 'iterator': None}
@@ -19,7 +19,7 @@ META = {'config': {}, 'iterator': None}
 def state_of(step):
   """A state whose arrays are filled with the number of the step."""
   array = jax.numpy.full((40, 50), float(step))
-  return train_state.TrainState(
+  return training_step.TrainState(
     step=jax.numpy.int32(step),
     params={'w': array},
     batch_stats={'m': array},

@@ -15,7 +15,7 @@ from input_pipeline.device import geometry
 from input_pipeline.device import warp
 from input_pipeline.formats import coco_json
 from input_pipeline.host import image_files
-from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from tests.helpers import shared_data
 from tests.helpers import tiny_coco
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 def prepare(builder_class, splits, data_dir, **crops):
   crops = pose_builder.CropSettings(**crops)
   builder_class(splits=splits, crops=crops, data_dir=data_dir).download_and_prepare()
-  return loader.open_dataset(builder_class.name, data_dir)
+  return prepared_data.open_dataset(builder_class.name, data_dir)
 
 
 @pytest.fixture(scope='module')
@@ -160,7 +160,7 @@ def test_several_shards_read_back(source, tmp_path):
   config = tfds.download.DownloadConfig(num_shards=3)
   builder.download_and_prepare(download_config=config, download_dir=tmp_path / 'downloads')
   assert len(list(tmp_path.glob('coco/1.0.0/coco-train.array_record-*-of-00003'))) == 3
-  records = records_of(loader.open_dataset('coco', tmp_path), 'train')
+  records = records_of(prepared_data.open_dataset('coco', tmp_path), 'train')
   people = people_of(source / 'annotations/person_keypoints_train2017.json')
   assert sorted(record['people']['person_id'][0] for record in records) == sorted(people)
 

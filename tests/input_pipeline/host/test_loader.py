@@ -17,6 +17,7 @@ from input_pipeline.formats import coco_json
 from input_pipeline.host import batching
 from input_pipeline.host import image_files
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax.runtime import progress_bar
@@ -34,7 +35,7 @@ def source(tmp_path_factory):
 def dataset(source, tmp_path_factory):
   data_dir = tmp_path_factory.mktemp('data')
   prepare.prepare('coco', source, data_dir, canvas=CANVAS)
-  return loader.open_dataset('coco', data_dir)
+  return prepared_data.open_dataset('coco', data_dir)
 
 
 def take(dataset, count, batch_size=4, seed=0, **options):
@@ -150,9 +151,10 @@ def test_no_worker_outlives_its_iterator(dataset):
 READS_AND_WAITS = """
 import multiprocessing, pathlib, sys, time
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 
 if __name__ == '__main__':
-  dataset = loader.open_dataset('coco', sys.argv[1])
+  dataset = prepared_data.open_dataset('coco', sys.argv[1])
   batches = loader.train_batches(dataset, 4, seed=0, num_workers=2)
   next(batches), next(batches)
   print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
@@ -322,7 +324,7 @@ def test_detections_of_other_images_are_refused(dataset, detections):
 
 def test_data_that_was_not_prepared_names_the_command(tmp_path):
   with pytest.raises(errors.DataError, match=r'python -m input_pipeline\.prepare --dataset=coco'):
-    loader.open_dataset('coco', tmp_path)
+    prepared_data.open_dataset('coco', tmp_path)
 
 
 def test_transfers_start_ahead_of_their_use():

@@ -11,6 +11,7 @@ from array_record.python import array_record_module
 
 from input_pipeline import prepare
 from input_pipeline.host import loader
+from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from tests.helpers import tiny_coco
 
@@ -42,12 +43,12 @@ def shard_of(data_dir, split):
 
 
 def read_training(data_dir, num_workers=0):
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   return list(itertools.islice(loader.train_batches(dataset, 6, 0, num_workers=num_workers), 1))
 
 
 def read_evaluation(data_dir):
-  dataset = loader.open_dataset('coco', data_dir)
+  dataset = prepared_data.open_dataset('coco', data_dir)
   return list(loader.evaluation_batches(dataset, 4, CANVAS))
 
 
@@ -136,7 +137,7 @@ def test_data_of_an_older_version_are_recognised(data_dir):
   path = folder_of(data_dir) / 'metadata.json'
   complete = json.loads(path.read_text())
   without = [(complete, key) for key in KEYS]
-  without += [(complete['crops'], key) for key in loader.CROPS]
+  without += [(complete['crops'], key) for key in prepared_data.CROPS]
   for where, key in without:
     value = where.pop(key)
     path.write_text(json.dumps(complete))
@@ -146,7 +147,7 @@ def test_data_of_an_older_version_are_recognised(data_dir):
 
 
 def test_records_are_a_sequence(prepared):
-  source = loader.open_dataset('coco', prepared).source('train')
+  source = prepared_data.open_dataset('coco', prepared).source('train')
   assert len(source) == len(list(source)) == 6
   with pytest.raises(IndexError):
     source[6]
@@ -157,7 +158,7 @@ def test_records_are_what_tfds_reads(prepared, split):
   builder = tfds.builder_from_directory(folder_of(prepared))
   expected = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
   people = 0
-  for found, other in zip(loader.open_dataset('coco', prepared).source(split), expected):
+  for found, other in zip(prepared_data.open_dataset('coco', prepared).source(split), expected):
     assert found.keys() == other.keys()
     for name, value in other.items():
       if name != 'people':

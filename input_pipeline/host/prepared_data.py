@@ -1,0 +1,126 @@
+"""Opens a prepared data set: its folder, and the metadata that describe it."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+
+from input_pipeline.formats import coco_json
+from input_pipeline.host import records
+from mrpose_jax import errors
+from mrpose_jax import skeletons
+
+# Metadata keys of the crop settings that the patches were cut for.
+CROPS = ('aspect', 'padding', 'scale', 'canvas')
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared data set: its folder and its metadata.
+
+  `annotation_files` holds the name of the file that each split was prepared from, `test_sets` names
+  the splits whose keypoints are unpublished, and `images_sha256` holds a hash of the images of each
+  split.
+  """
+
+  folder: pathlib.Path
+  skeleton: skeletons.Skeleton
+  crops: dict[str, float]
+  annotation_files: dict[str, str]
+  test_sets: list[str]
+  images_sha256: dict[str, str]
+
+  def source(self, split: str) -> records.Records:
+    """Random access to the records of 'train' or 'validation'."""
+    return records.Records(self.folder, split)
+
+  def annotation_file(self, split: str) -> pathlib.Path:
+    """Path of the split's normalised annotations; of the original's copy in older data."""
+    path = self.folder / coco_json.NORMALISED.format(split)
+    original = self.folder / self.annotation_files[split]
+    return original if original.exists() and not path.exists() else path
+
+  @property
+  def kind(self) -> str:
+    """Kind of data set: 'coco', 'mpii' or 'synthetic_people'."""
+    return self.folder.parent.name
+
+  def image_set(self, split: str) -> str:
+    """Name of the set that the split was prepared from, e.g. 'val2017'."""
+    name = pathlib.PurePath(self.annotation_files[split]).stem
+    return name.removeprefix(coco_json.PERSON_KEYPOINTS).removeprefix(coco_json.IMAGE_INFO)
+
+  @functools.cached_property
+  def category_id(self) -> int:
+    """Category id of the validation split's annotations; 1 (a person) for other formats."""
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
+    categories = content['categories'] if 'categories' in content else []
+    return next((c['id'] for c in categories if c.get('keypoints')), 1)
+
+  @functools.cached_property
+  def image_ids(self) -> dict[str, int]:
+    """Validation image id of each file name; empty for MPII data of an older preparation."""
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
+    images = content['images'] if 'images' in content else []
+    return {image['file_name']: int(image['id']) for image in images}
+
+  @functools.cached_property
+  def people_of_images(self) -> dict[int, int]:
+    """Number of annotated people by validation image id, in the records' order."""
+    records_of_images = self.source('validation')
+    return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
+
+  def fingerprint(self) -> str:
+    """Hash of all images, the names and sizes of all files, and the contents of the JSON files."""
+    digest = hashlib.sha256(str(sorted(self.images_sha256.items())).encode())
+    for path in sorted(self.folder.iterdir()):
+      digest.update(f'{path.name} {path.stat().st_size}'.encode())
+      if path.suffix == '.json':
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def open_dataset(name: str, data_dir) -> Dataset:
+  """Opens the newest prepared version of a data set.
+
+  Raises:
+    DataError: it was not prepared, it was prepared by an older version of the code, or its metadata
+      are damaged or missing.
+  """
+  root = pathlib.Path(data_dir).expanduser() / name
+  # The pattern excludes folders of killed preparations, such as 1.0.0.incomplete.4R7K2P.
+  versions = {
+    tuple(map(int, path.name.split('.'))): path
+    for path in root.glob('*')
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+  }
+  if not versions:
+    raise errors.DataError(
+      f'{root}: no prepared data; run: '
+      f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
+    )
+  folder = versions[max(versions)]
+  file = folder / 'metadata.json'
+  metadata = records.read_json(file)
+  try:
+    dataset = Dataset(
+      folder=folder,
+      skeleton=skeletons.from_dict(metadata['skeleton']),
+      crops={key: float(metadata['crops'][key]) for key in CROPS},
+      annotation_files=metadata['annotation_files'],
+      test_sets=metadata['test_sets'],
+      images_sha256=metadata['images_sha256'],
+    )
+    copies = [dataset.annotation_file(split) for split in dataset.annotation_files]
+  except KeyError as error:
+    raise errors.DataError(
+      f'{file}: has no {error}, so it was prepared by an older version; {records.PREPARE_AGAIN}'
+    ) from error
+  except (TypeError, ValueError) as error:
+    raise errors.DataError(f'{file}: damaged ({error}); {records.PREPARE_AGAIN}') from error
+  for copy in copies:
+    if not copy.exists():
+      raise errors.DataError(f'{copy}: there is no such file; {records.PREPARE_AGAIN}')
+  return dataset
