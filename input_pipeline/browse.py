@@ -34,10 +34,6 @@ from mrpose_jax.runtime import parallel
 ROWS = 256
 COLUMNS = 8
 
-_config = command_line.define_config()
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for train.png and validation.png.')
-_NUM = flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
-
 
 def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pathlib.Path]:
   """Writes one sheet of crops for each prepared split.
@@ -151,11 +147,14 @@ class _Labels:
 
 def main(arguments):
   command_line.no_arguments(arguments)
-  output = command_line.given(_OUTPUT, 'a folder to write to')
+  output = command_line.given(flags.FLAGS['output'], 'a folder to write to')
   parallel.start_devices()
-  for path in browse(_config(), output, _NUM.value):
+  for path in browse(_read_config(), output, flags.FLAGS.num):
     print(path)
 
 
 if __name__ == '__main__':
+  _read_config = command_line.define_config()
+  flags.DEFINE_string('output', None, 'Folder for train.png and validation.png.')
+  flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
   command_line.run(main)

@@ -53,26 +53,6 @@ SYNTHETIC_SEED = 0
 # One process reads fewer images than this before additional processes have started.
 MANY_IMAGES = 2000
 
-_DATASET = flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Data set to prepare.')
-_SOURCE = flags.DEFINE_string('source', '', 'Folder of the official files.')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder to write prepared data sets into.')
-_TRAIN = flags.DEFINE_string('train', None, "Set to train on, '' for none [the official set].")
-_VALIDATION = flags.DEFINE_string(
-  'validation', None, "Set to evaluate on, '' for none [the official set]."
-)
-_CANVAS = flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch, in pixels.')
-_SCALE = flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
-_ASPECT = flags.DEFINE_float(
-  'aspect', None, "Width / height of the network's input [the data set's].", lower_bound=0.1
-)
-_PROCESSES = flags.DEFINE_integer(
-  'processes',
-  None,
-  'Number of processes that read and cut images [one per core; one for few images].',
-  lower_bound=1,
-)
-_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an earlier preparation.')
-
 
 def prepare(
   dataset: str,
@@ -225,24 +205,47 @@ def _lock(data_dir, dataset):
     yield
 
 
+def define_flags():
+  """Defines the flags of the command. Importing this module defines none."""
+  flags.DEFINE_enum('dataset', None, sorted(DATASETS), 'Data set to prepare.')
+  flags.DEFINE_string('source', '', 'Folder of the official files.')
+  flags.DEFINE_string('data_dir', None, 'Folder to write prepared data sets into.')
+  flags.DEFINE_string('train', None, "Set to train on, '' for none [the official set].")
+  flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none [the official set].")
+  flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch, in pixels.')
+  flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
+  flags.DEFINE_float(
+    'aspect', None, "Width / height of the network's input [the data set's].", lower_bound=0.1
+  )
+  flags.DEFINE_integer(
+    'processes',
+    None,
+    'Number of processes that read and cut images [one per core; one for few images].',
+    lower_bound=1,
+  )
+  flags.DEFINE_bool('overwrite', False, 'Replace an earlier preparation.')
+
+
 def main(arguments):
   command_line.no_arguments(arguments)
+  values = flags.FLAGS
   print(
     prepare(
-      _DATASET.value,
-      _SOURCE.value,
-      _DATA_DIR.value,
-      _TRAIN.value,
-      _VALIDATION.value,
-      _CANVAS.value,
-      _SCALE.value,
-      _OVERWRITE.value,
-      _PROCESSES.value,
-      _ASPECT.value,
+      values.dataset,
+      values.source,
+      values.data_dir,
+      values.train,
+      values.validation,
+      values.canvas,
+      values.scale,
+      values.overwrite,
+      values.processes,
+      values.aspect,
     )
   )
 
 
 if __name__ == '__main__':
+  define_flags()
   flags.mark_flags_as_required(['dataset', 'data_dir'])
   command_line.run(main)

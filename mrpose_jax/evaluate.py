@@ -31,8 +31,22 @@ NUM_PICTURES = 12
 PRIMARY = ('AP', 'Mean', 'PCK@0.2')
 
 
+def read_detections(config, dataset) -> dict[str, np.ndarray] | None:
+  """Reads the detected boxes of `eval.detections`; None where annotated boxes are used.
+
+  Raises:
+    DataError: the file cannot be used with this data set.
+  """
+  if not config.eval.detections:
+    return None
+  return detection_files.read(
+    *(config.eval.detections, config.eval.detection_threshold),
+    *(dataset.category_id, dataset.image_ids),
+  )
+
+
 def predict_split(
-  predict_step, variables, dataset, config, mesh, between_batches=lambda: None
+  predict_step, variables, dataset, detections, config, mesh, between_batches=lambda: None
 ) -> dict[str, np.ndarray]:
   """Predicts the keypoints in every box of split validation, in the order of image ids.
 
@@ -42,6 +56,7 @@ def predict_split(
     predict_step: jitted `predict.make_predict_people` whose result is split over the devices.
     variables: the network's variables, on the mesh.
     dataset: from `prepared_data.open_dataset`.
+    detections: from `read_detections`.
     config: the configuration.
     mesh: from `parallel.data_mesh`.
     between_batches: function that is called before each batch.
@@ -50,12 +65,6 @@ def predict_split(
     {'image_ids' [N], 'person_ids' [N], 'keypoints' [N, K, 3] x, y in image pixels, score,
     'center' [N, 2], 'size' [N, 2], 'area' [N] of the region in square pixels, 'box_scores' [N]}.
   """
-  detections = None
-  if config.eval.detections:
-    detections = detection_files.read(
-      *(config.eval.detections, config.eval.detection_threshold),
-      *(dataset.category_id, dataset.image_ids),
-    )
   batches = loader.evaluation_batches(
     dataset,
     config.eval.batch_size,
@@ -146,35 +155,39 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   """
   configuration.check(config)
   dataset = configuration.open_dataset(config)
+  detections = read_detections(config, dataset)
   workdir, step = checkpoint.locate(workdir)
-  checkpoints = checkpoint.Checkpoints(workdir)
-  step = checkpoints.best_step() if step is None else step
-  configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
   mesh = parallel.data_mesh()
   target = training_step.abstract_variables(
     predict.model_of(config, dataset.skeleton.num_keypoints)
   )
-  place = parallel.replicated(mesh)
-  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
+  target = checkpoint.restore_target(target, parallel.replicated(mesh))
+  checkpoints = checkpoint.Checkpoints(workdir)
+
+  def restore(step):
+    configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
+    return checkpoints.restore_variables(step, target)
+
+  step, variables = checkpoints.read(step, restore)
   checkpoints.close()
   predict_step = compilation.jit(
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
   )
-  predictions = predict_split(predict_step, variables, dataset, config, mesh)
+  predictions = predict_split(predict_step, variables, dataset, detections, config, mesh)
   metrics, kept = score(predictions, dataset, config)
-  folder = write_results(metrics, kept, dataset, workdir, step)
-  if not parallel.is_main():
-    return metrics
-  if metrics:
-    print(tables.markdown_table({f'{config.model.network}, step {step}': metrics}))
-  else:
-    print('a test set: its ground truth is not published, so there are predictions and no metrics')
-  print(f'predictions and pictures: {folder}')
+  if parallel.is_main():  # first of all, should the workdir not be writable
+    if metrics:
+      print(tables.markdown_table({f'{config.model.network}, step {step}': metrics}))
+    else:
+      print('a test set: its ground truth is not published, so there are no metrics')
+  folder = write_results(metrics, kept, dataset, config, workdir, step)
+  if parallel.is_main():
+    print(f'predictions and pictures: {folder}')
   return metrics
 
 
-def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
-  """Writes metrics.json, predictions.json, errors.json and pictures/ to eval/STEP/.
+def write_results(metrics, kept, dataset, config, workdir, step) -> pathlib.Path:
+  """Writes metrics, settings, predictions, errors (JSON) and pictures/ to eval/STEP/.
 
   It also writes what the benchmarks' servers accept: pred.mat for MPII, and
   person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone writes.
@@ -187,6 +200,7 @@ def write_results(metrics, kept, dataset, workdir, step) -> pathlib.Path:
     return folder
   folder.mkdir(parents=True, exist_ok=True)
   coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
+  checkpoint.write_json(folder / 'settings.json', config.eval.to_dict())
   checkpoint.write_json(folder / 'metrics.json', metrics)
   if dataset.kind == 'mpii':
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')

@@ -287,14 +287,17 @@ def restore(workdir: str | os.PathLike, device: jax.Device | None = None) -> tup
   """
   workdir, step = checkpoint.locate(pathlib.Path(workdir).expanduser())
   checkpoints = checkpoint.Checkpoints(workdir)
-  step = checkpoints.best_step() if step is None else step
-  meta = checkpoints.meta(step)
-  meta['config'] = _complete(meta['config'])
-  num_keypoints = len(meta['skeleton']['keypoints'])
-  model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
-  target = training_step.abstract_variables(model)
   place = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
-  variables = checkpoints.restore_variables(step, checkpoint.restore_target(target, place))
+
+  def read(step):
+    meta = checkpoints.meta(step)
+    meta['config'] = _complete(meta['config'])
+    num_keypoints = len(meta['skeleton']['keypoints'])
+    model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
+    target = checkpoint.restore_target(training_step.abstract_variables(model), place)
+    return checkpoints.restore_variables(step, target), meta
+
+  step, (variables, meta) = checkpoints.read(step, read)
   checkpoints.close()
   return variables, meta, step
 

@@ -47,6 +47,7 @@ class Run:
   Attributes:
     config: the configuration.
     dataset: the prepared data.
+    detections: the boxes to evaluate with; None for the annotated boxes.
     workdir: folder that the run writes to.
     mesh: all devices of all processes.
     model: the network.
@@ -61,6 +62,7 @@ class Run:
 
   config: ml_collections.ConfigDict
   dataset: prepared_data.Dataset
+  detections: dict[str, np.ndarray] | None
   workdir: pathlib.Path
   mesh: jax.sharding.Mesh
   model: pose_network.PoseNetwork
@@ -143,6 +145,7 @@ def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, wor
   return Run(
     config=config,
     dataset=dataset,
+    detections=evaluate.read_detections(config, dataset),
     workdir=workdir,
     mesh=mesh,
     model=model,
@@ -283,10 +286,11 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
   stop_if_asked = functools.partial(_stop_if_asked, signals, checkpoints, step)
   with progress.paused():
     predictions = evaluate.predict_split(
-      run.predict_step, state.variables, run.dataset, run.config, run.mesh, stop_if_asked
+      *(run.predict_step, state.variables, run.dataset, run.detections),
+      *(run.config, run.mesh, stop_if_asked),
     )
     metrics, kept = evaluate.score(predictions, run.dataset, run.config)
-    evaluate.write_results(metrics, kept, run.dataset, run.workdir, step)
+    evaluate.write_results(metrics, kept, run.dataset, run.config, run.workdir, step)
     checkpoints.set_score(step, evaluate.primary(metrics))
     writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
     progress.note(f'step {step}: {tables.one_line(metrics)}')

@@ -141,7 +141,7 @@ def read_run(path) -> Run:
       data=str(data['name']),
       data_dir=str(data['data_dir']),
       image_size=tuple(map(int, data['image_size'])),
-      detected_boxes=bool(config['eval']['detections']),
+      detected_boxes=bool(_read_settings(workdir, best, config)['detections']),
       metrics={name: tables.per_cent(name, value) for name, value in evaluated[best].items()},
       score=scores[best],
     )
@@ -155,6 +155,12 @@ def _score(metrics):
   """Primary metric as used to choose checkpoints; -inf if it is not finite."""
   score = evaluate.primary(metrics)
   return score if math.isfinite(score) else -math.inf
+
+
+def _read_settings(workdir, step, config):
+  """The settings of a step's evaluation; those of the run where an older version evaluated it."""
+  file = workdir / 'eval' / str(step) / 'settings.json'
+  return checkpoint.read_json(file) if file.exists() else config['eval']
 
 
 def _read_metrics(file):

@@ -17,6 +17,8 @@ import logging
 import math
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +30,8 @@ from mrpose_jax import training_step
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar('_T')
 
 ITEMS = ('variables', 'training', 'meta')
 DIGESTS, SCORE = 'digests.json', 'score.json'
@@ -99,6 +103,26 @@ class Checkpoints:
     if step is None:
       raise errors.CheckpointError(f'{self.folder}: contains no intact checkpoint')
     return step
+
+  def read(self, step: int | None, read_step: Callable[[int], _T]) -> tuple[int, _T]:
+    """Calls read_step with this step, or with the best one, and returns both.
+
+    A run that trains in the workdir may remove the best checkpoint while it is read. Then the best
+    one of those that are left is read.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    if step is not None:
+      return step, read_step(step)
+    while True:
+      best = self.best_step()
+      try:
+        return best, read_step(best)
+      except errors.CheckpointError:
+        if best in self.steps():
+          raise
+        log.info('checkpoint %d was removed by the run that trains here', best)
 
   def save(self, step: int, state: training_step.TrainState, meta: dict):
     """Saves in the background; the next save, `set_score`, `wait` and `close` wait for the end.

@@ -301,6 +301,20 @@ def test_only_prepared_data_are_replaced(source, data_dir):
   assert files_of(moved) == before
 
 
+prepare.define_flags()
+
+
+def test_importing_the_commands_modules_defines_no_flag():
+  """A user's own program may have flags of these names."""
+  code = (
+    'import mrpose_jax.train, mrpose_jax.predictors\n'
+    'import input_pipeline.prepare, input_pipeline.browse\n'
+    'from absl import flags\n'
+    "assert not {'source', 'dataset', 'config', 'output', 'num'} & set(flags.FLAGS)"
+  )
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
 def run_main(*arguments):
   with flagsaver.flagsaver():
     flags.FLAGS(['prepare', *arguments])

@@ -163,6 +163,9 @@ def test_what_is_not_the_papers_is_not_compared(tmp_path):
   small.eval.detections = 'boxes.json'
   rows = rows_of('size', small, OURS)
   assert rows == [('ours', 'ours, detected boxes'), ('paper', 'paper, COCO val2017, R152')]
+  # The evaluation of the step tells which boxes it used, not the run's configuration.
+  (tmp_path / 'size' / 'eval' / '1' / 'settings.json').write_text('{"detections": ""}')
+  assert not comparison.read_run(tmp_path / 'size').detected_boxes
   narrow = mpii.get_config('mrfeanet2')
   narrow.model.width = 32
   assert rows_of('width', narrow, {'Mean': 1.0})[1:] == [('paper', 'paper, MPII, R50')]

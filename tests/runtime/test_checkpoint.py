@@ -224,3 +224,23 @@ def test_a_checkpoint_is_read_back_before_older_ones_are_removed(tmp_path, monke
     checkpoints.wait()
   assert checkpoints.steps() == [1, 2]
   checkpoints.close()
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read(tmp_path, caplog):
+  """By a run that trains in the workdir; the best of the others is read then."""
+  save(tmp_path, {1: 0.5, 2: 0.1, 3: 0.2})
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  asked = []
+
+  def read_step(step):
+    asked.append(step)
+    if step == 1:
+      shutil.rmtree(checkpoints.folder / '1')
+    return checkpoints.meta(step)
+
+  with caplog.at_level(logging.INFO):
+    step, _ = checkpoints.read(None, read_step)
+  assert (step, asked) == (3, [1, 3])
+  assert 'checkpoint 1 was removed' in caplog.text
+  with pytest.raises(errors.CheckpointError, match='no checkpoint of step 1'):
+    checkpoints.read(1, checkpoints.meta)
