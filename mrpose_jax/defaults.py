@@ -25,6 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.width = 64
   # Number type of the network's computation: 'float32' or 'bfloat16'.
   config.model.dtype = 'float32'
+  # Precision of float32 products on accelerators: 'default' is TF32 on recent GPUs and bfloat16 on
+  # TPUs, 'high' is more exact, 'highest' is float32. A CPU always computes in float32.
+  config.model.precision = 'default'
   # Number of groups of a batch with separate batch norm statistics; batch_size / 64 gives groups of
   # 64 people, as in the paper.
   config.model.norm_groups = 1

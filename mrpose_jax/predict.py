@@ -26,6 +26,7 @@ def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_netw
     norm_groups=model.norm_groups,
     remat=model.remat,
     deterministic=model.deterministic,
+    precision=model.precision,
   )
 
 

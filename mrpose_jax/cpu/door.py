@@ -16,8 +16,8 @@ from mrpose_jax.cpu import convolution
 from mrpose_jax.cpu import pixels
 from mrpose_jax.cpu import pooling
 from mrpose_jax.cpu import winograd
-from mrpose_jax.models import deconvolution
 from mrpose_jax.models import layers
+from mrpose_jax.models import linear_maps
 from mrpose_jax.models import resnet
 
 # XLA can use two libraries on CPUs. YNNPACK, its default for everything, runs 64 channels on one
@@ -111,7 +111,7 @@ def _is_known(module) -> bool:
     fields = {'kernel_size': (size, size), 'padding': (size - 1) // 2, 'mask': None}
     fields |= dict.fromkeys(('input_dilation', 'kernel_dilation', 'feature_group_count'), 1)
     known = module.strides in (1, 2)
-  elif isinstance(module, deconvolution.Deconv):
+  elif isinstance(module, linear_maps.Deconv):
     fields = {'kernel_size': (4, 4), 'strides': (2, 2)}
     known = True
   else:

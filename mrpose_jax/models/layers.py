@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-from mrpose_jax.models import deconvolution
+from mrpose_jax.models import linear_maps
 
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch normalisation
 
@@ -20,7 +20,7 @@ decoder_init = nn.initializers.normal(0.001)
 conv = functools.partial(nn.Conv, use_bias=False, kernel_init=encoder_init)
 # Doubles height and width; 'SAME' is PyTorch's padding of 1 here.
 deconv = functools.partial(
-  deconvolution.Deconv,
+  linear_maps.Deconv,
   kernel_size=(4, 4),
   strides=(2, 2),
   padding='SAME',
@@ -92,29 +92,15 @@ class HeatmapHead(nn.Module):
 
   num_keypoints: int
   dtype: jnp.dtype = jnp.float32
+  precision: str = 'default'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (1, 1, x.shape[-1], self.num_keypoints)
     kernel = self.param('kernel', decoder_init, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.num_keypoints,), jnp.float32)
-    heatmaps = _matmul_float32(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
-    return heatmaps + bias.reshape(1, 1, 1, -1)
-
-
-@jax.custom_jvp
-def _matmul_float32(x, kernel):
-  """[..., C] and [C, K] of one type -> float32 [..., K]."""
-  return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-
-
-@_matmul_float32.defjvp
-def _matmul_float32_jvp(primals, tangents):
-  """Derivatives are products in the operands' own type, which JAX would compute in float32."""
-  x, kernel = primals
-  x_dot, kernel_dot = tangents
-  y_dot = jnp.matmul(x_dot, kernel) + jnp.matmul(x, kernel_dot)
-  return _matmul_float32(x, kernel), y_dot.astype(jnp.float32)
+    x, kernel = x.astype(self.dtype), kernel[0, 0].astype(self.dtype)
+    return linear_maps.matmul_float32(self.precision, x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 class MaxPool(nn.Module):

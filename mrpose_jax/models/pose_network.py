@@ -24,6 +24,7 @@ class PoseNetwork(nn.Module):
   norm_groups: int = 1
   remat: bool = False
   deterministic: bool = False
+  precision: str = 'default'
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -46,8 +47,9 @@ class PoseNetwork(nn.Module):
     if train and images.shape[0] % self.norm_groups:
       raise ValueError(f'{images.shape[0]} images: no multiple of {self.norm_groups} norm_groups')
 
-    conv = functools.partial(layers.conv, dtype=self.dtype)
-    deconv = functools.partial(layers.deconv, dtype=self.dtype)
+    arithmetic = {'dtype': self.dtype, 'precision': self.precision}
+    conv = functools.partial(layers.conv, **arithmetic)
+    deconv = functools.partial(layers.deconv, **arithmetic)
     norm = functools.partial(layers.BatchNorm, not train, self.norm_groups)
     up = nn.remat(layers.Up) if self.remat else layers.Up
     encoder = resnet.ResNet(
@@ -59,7 +61,7 @@ class PoseNetwork(nn.Module):
       deconv=deconv,
       norm=norm,
       up=functools.partial(up, deconv=deconv, norm=norm),
-      head=functools.partial(layers.HeatmapHead, self.num_keypoints, self.dtype),
+      head=functools.partial(layers.HeatmapHead, self.num_keypoints, **arithmetic),
       name='decoder',
     )
     return decoder(encoder(images))
@@ -74,6 +76,7 @@ def create_model(
   norm_groups: int = 1,
   remat: bool = False,
   deterministic: bool = False,
+  precision: str = 'default',
 ) -> PoseNetwork:
   """One of the paper's networks as a Flax module.
 
@@ -88,6 +91,8 @@ def create_model(
       `layers.BatchNorm`.
     remat: recompute each stage and each `layers.Up` in the backward pass, to use less memory.
     deterministic: use a max-pool that XLA's deterministic mode accepts, see `layers.MaxPool`.
+    precision: of float32 products on accelerators, see `jax.lax.Precision`. By 'default' they are
+      computed in TF32 on recent GPUs and in bfloat16 on TPUs; 'highest' is float32 everywhere.
 
   Raises:
     ConfigError: any other value. For a misspelt name the message suggests the nearest one.
@@ -101,10 +106,13 @@ def create_model(
     raise errors.ConfigError(f'unknown depth {depth!r}: a ResNet has {list(resnet.STAGES)}')
   if dtype not in ('float32', 'bfloat16'):
     raise errors.ConfigError(f"unknown dtype {dtype!r}: use 'float32' or 'bfloat16'")
+  if precision not in ('default', 'high', 'highest'):
+    raise errors.ConfigError(f"unknown precision {precision!r}: use 'default', 'high' or 'highest'")
   numbers = {'num_keypoints': num_keypoints, 'width': width, 'norm_groups': norm_groups}
   for what, number in numbers.items():
     if number < 1:
       raise errors.ConfigError(f'{what}={number}: must be positive')
+  dtype = jnp.dtype(dtype)
   return PoseNetwork(
-    name, depth, num_keypoints, jnp.dtype(dtype), width, norm_groups, remat, deterministic
+    name, depth, num_keypoints, dtype, width, norm_groups, remat, deterministic, precision
   )

@@ -104,6 +104,8 @@ def test_unknown_values_are_told_with_the_nearest_name():
     mrpose_jax.create_model('mrfeanet2', depth=51)
   with pytest.raises(errors.ConfigError, match='unknown dtype'):
     mrpose_jax.create_model('mrfeanet2', dtype='float16')
+  with pytest.raises(errors.ConfigError, match='unknown precision'):
+    mrpose_jax.create_model('mrfeanet2', precision='float32')
   with pytest.raises(errors.ConfigError, match='must be positive'):
     mrpose_jax.create_model('mrfeanet2', num_keypoints=0)
 

@@ -139,6 +139,18 @@ def test_in_bfloat16_no_convolution_computes_in_float32(platform):
   assert not [types for types in operands if 'f32' in types.replace('bf16', '')]
 
 
+@pytest.mark.parametrize('precision', ['default', 'highest'])
+def test_every_product_of_a_step_has_the_precision(precision):
+  """On a TPU, 'default' computes float32 convolutions with bfloat16 products."""
+  model, variables, images = shapes('mrheatnet2', precision=precision)
+  text = trace(model, variables, images).lower(lowering_platforms=('tpu',)).as_text()
+  products = re.findall(r'stablehlo\.(?:convolution|dot_general).*', text)
+  assert len(products) > 150
+  other = {'default': 'HIGHEST', 'highest': 'DEFAULT'}[precision]
+  assert not [product for product in products if other in product]
+  assert precision == 'default' or all('HIGHEST' in product for product in products)
+
+
 def test_all_reduces_and_traffic_of_a_step():
   """All-reduces: each batch norm's statistics at most once per direction, the gradients once.
 
