@@ -71,8 +71,8 @@ def folder(tmp_path_factory):
   shutil.copy(folder / 'photos/7.jpg', folder / 'photo.jpg')
   boxes = [{'file_name': '7.jpg', 'bbox': [5, 5, 30, 50]}]
   (folder / 'boxes.json').write_text(json.dumps(boxes))
-  found = test_detectors.found((8, 8, 24, 40, 0.6)), np.zeros((1, 1), np.int64)
-  test_detectors.write(folder / 'yolox.onnx', *found)
+  outputs = test_detectors.detections((8, 8, 24, 40, 0.6)), np.zeros((1, 1), np.int64)
+  test_detectors.write(folder / 'yolox.onnx', *outputs)
   test_video.write_video(folder / 'walk.mp4')
   return folder
 

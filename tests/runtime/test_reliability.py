@@ -27,7 +27,7 @@ from tests.runtime import test_checkpoint
 def test_killed_five_times_it_ends_with_the_same_bits(tmp_path, capsys):
   """The short form of `python -m benchmarks.kill_runs --kills=50`."""
   kill_runs.run(tmp_path, kills=5, epochs=30.0, seed=0)
-  assert 'equal those of an unbroken run, bit for bit' in capsys.readouterr().out
+  assert 'equal those of an uninterrupted run, bit for bit' in capsys.readouterr().out
 
 
 def until(process, text):
