@@ -104,7 +104,7 @@ def _transpose_dilated(y, kernel, stride, padding, out_size):
 
 
 def _transpose_by_phases(y, kernel, stride, padding):
-  """Output pixels u = stride m + a of one phase a see only every stride-th tap of the kernel."""
+  """Output pixels u = stride m + a of phase a meet only every stride-th tap of the kernel."""
   return pixels.interleave(
     [pixels.correlate(y, *phase) for phase in phases_of(kernel, stride, padding)], stride
   )
@@ -126,17 +126,18 @@ def _convolve_by_winograd(x, kernel, stride, padding):
 
 
 def _suits_winograd(y, kernel, stride, few=winograd.FEW_CHANNELS):
-  """Whether the gradients of a convolution to y, or of a transposed one of y, have that rule."""
-  same_taps = kernel.shape[0] % stride == 0  # of all phases
+  """Whether the rule is used for the gradients of a convolution whose output has the shape of y."""
+  same_taps = kernel.shape[0] % stride == 0  # in all phases
   return (
     same_taps and y.dtype == jnp.float32 and winograd.saves(kernel, few) and winograd.divides(y)
   )
 
 
 def phases_of(kernel: jax.Array, stride: int, padding: int) -> list[tuple[jax.Array, tuple]]:
-  """What `correlate` takes for each output phase (0, 0), (0, 1), ... of a transposed convolution.
+  """Splits a kernel into those of the output phases (0, 0), (0, 1), ... of its transpose.
 
-  Kernel [k, k, C, D] -> kernels [k / stride, k / stride, D, C], and their padding.
+  Kernel [k, k, C, D] -> kernels [k / stride, k / stride, D, C] for `pixels.correlate`, each with
+  its padding.
   """
   kernel = kernel.swapaxes(2, 3)
   rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
@@ -144,7 +145,7 @@ def phases_of(kernel: jax.Array, stride: int, padding: int) -> list[tuple[jax.Ar
 
 
 def _transpose_by_product(y, kernel, stride, padding):
-  """One product with the whole kernel as it lies in memory; its parts are added where they meet."""
+  """A single product with the kernel in its order in memory; its parts are shifted and added."""
   height, width = y.shape[1:3]
   rows, columns = (_phases(taps, stride, padding) for taps in kernel.shape[:2])
   reach = max(max(pads) for phases in (rows, columns) for _, pads in phases)
@@ -154,23 +155,23 @@ def _transpose_by_product(y, kernel, stride, padding):
   phases = []
   for i, (above, _) in rows:
     for j, (left, _) in columns:
-      seen = [
+      terms = [
         products[row, column, :, :, r : r + height, c : c + width]
         for r, row in enumerate(range(kernel.shape[0])[i], reach - above)
         for c, column in enumerate(range(kernel.shape[1])[j], reach - left)
       ]
-      phases.append(sum(seen[1:], seen[0]))
+      phases.append(sum(terms[1:], terms[0]))
   phases = pixels.materialize(jnp.stack(phases), kernel.ravel()[0])
   return pixels.interleave(list(jnp.moveaxis(phases, 1, -1)), stride)
 
 
 def _phases(taps, stride, padding):
-  """For each phase: the slice of its taps, last first, and the padding that aligns them."""
+  """For each phase, the slice of its taps in reverse order, and the padding that aligns them."""
   phases = []
   for a in range(stride):
     first = (a + padding) % stride
     used = range(first, taps, stride)
-    shifts = [(a + padding - i) // stride for i in used]  # x[stride m + a] sees y[m + shift]
+    shifts = [(a + padding - i) // stride for i in used]  # x[stride m + a] meets y[m + shift]
     backwards = slice(used[-1], first - stride if first >= stride else None, -stride)
     phases.append((backwards, (-min(shifts), max(shifts))))
   return phases
@@ -189,11 +190,11 @@ def _kernel_gradient(x, dy, shape, stride, padding):
 
 
 def _kernel_gradient_by_product(x, dy):
-  """Of a 1x1 kernel. As matrices, or XLA moves the pixels in memory before it multiplies."""
+  """Gradient of a 1x1 kernel. Without the reshapes XLA would copy the pixels before the product."""
   c, d = x.shape[-1], dy.shape[-1]
   if min(c, d) > NARROW or len(x) % 2:
     return (x.reshape(-1, c).T @ dy.reshape(-1, d))[None, None]
-  # The narrower side first, in two halves: of a whole XLA chooses the side.
+  # In two halves, with the narrower side on the left; for one product XLA would choose the side.
   x, dy = (a.reshape(2, -1, a.shape[-1]) for a in (x, dy))
   narrow, wide = (x, dy) if c < d else (dy, x)
   product = lax.dot_general(narrow, wide, (((1,), (1,)), ((0,), (0,)))).sum(0)
@@ -201,7 +202,7 @@ def _kernel_gradient_by_product(x, dy):
 
 
 def project_prepared(x: jax.Array, kernel: jax.Array, rows: jax.Array) -> jax.Array:
-  """`convolve` with a 1x1 kernel that lies in memory output by output, too: [D, C]. For CPUs."""
+  """`convolve` with a 1x1 kernel whose transpose, `rows` [D, C], is in memory as well."""
   outputs, inputs = rows.shape
   if pixels.fewer_than(x, FEWEST_PIXELS):
     return jnp.moveaxis(lax.dot_general(rows, x, (((1,), (3,)), ((), ()))), 0, -1)
