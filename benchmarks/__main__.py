@@ -31,7 +31,7 @@ _OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the results and tables.
 def main(arguments):
   command_line.no_arguments(arguments)
   from benchmarks import turns
-  from input_pipeline import prepare
+  from mrpose_jax.input_pipeline import prepare
 
   scratch, output = pathlib.Path(_SCRATCH.value), pathlib.Path(_OUTPUT.value)
   output.mkdir(parents=True, exist_ok=True)

@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks import prediction
 from benchmarks import turns
-from input_pipeline.device import geometry
 from mrpose_jax import defaults
 from mrpose_jax import predict
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.metrics import coco
 
 BATCH, IN_IMAGE = 100, 4  # people

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from input_pipeline.datasets import coco
-from input_pipeline.datasets import pose_builder
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
-from input_pipeline.formats import coco_json
-from input_pipeline.host import image_files
 from mrpose_jax import command_line
+from mrpose_jax.input_pipeline.datasets import coco
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import image_files
 
 CROP = (256, 192)
 DRAWS = 4  # augmented crops per person

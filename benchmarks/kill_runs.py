@@ -30,10 +30,10 @@ import orbax.checkpoint as ocp
 from absl import app
 from absl import flags
 
-from input_pipeline import prepare
-from input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax import defaults
 from mrpose_jax import train
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA_FLAGS is cleared to use one device: the exact bits depend on how a batch is split.

@@ -17,14 +17,14 @@ import jax
 import numpy as np
 
 from benchmarks import turns
-from input_pipeline import prepare
-from input_pipeline.datasets import coco
-from input_pipeline.device import geometry
-from input_pipeline.formats import coco_json
-from input_pipeline.host import batching
-from input_pipeline.host import image_files
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.datasets import coco
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 
 BATCH = 32
 CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks import network
 from benchmarks import turns
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
 from mrpose_jax import defaults
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
 
 BATCH = 16
 CROP, HEATMAP = (256, 192), (64, 48)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from input_pipeline.host import cores
+from mrpose_jax.input_pipeline.host import cores
 
 
 class Comparison(NamedTuple):

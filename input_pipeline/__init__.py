@@ -1,7 +1,8 @@
 """The path from annotation files to crops on the device.
 
-Research code uses `from input_pipeline import boxes, warp`: the geometry of crops, and the
-resampling of images.
+Research code uses `from mrpose_jax.input_pipeline import boxes, warp`: the geometry of crops, and
+the resampling of images. In a checkout, `from input_pipeline import boxes, warp` gives the same
+modules.
 """
 
 import importlib
@@ -11,7 +12,7 @@ _PUBLIC = {'boxes': 'device.geometry', 'warp': 'device.warp'}
 
 def __getattr__(name):
   if name in _PUBLIC:
-    return importlib.import_module(f'input_pipeline.{_PUBLIC[name]}')
+    return importlib.import_module(f'mrpose_jax.input_pipeline.{_PUBLIC[name]}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -1,11 +1,11 @@
 """Shows the crops that the network is trained and evaluated on, before a long run.
 
-  python -m input_pipeline.browse --config=configs/quickstart.py --output=FOLDER [--num=32]
+  python -m mrpose_jax.input_pipeline.browse --config=configs/quickstart.py --output=FOLDER
 
-train.png shows the first crops of a training run with this configuration, exactly as its steps make
-them, with their keypoints; beside each crop is the sum of its target heatmaps. validation.png shows
-the crops of an evaluation, with the annotated keypoints where they exist. Left limbs are blue and
-right limbs are red, whether or not the crop is mirrored.
+train.png shows the first 32 crops (--num) of a training run with this configuration, exactly as its
+steps make them, with their keypoints; beside each crop is the sum of its target heatmaps.
+validation.png shows the crops of an evaluation, with the annotated keypoints where they exist. Left
+limbs are blue and right limbs are red, whether or not the crop is mirrored.
 """
 
 import itertools
@@ -18,15 +18,15 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.formats import detection_files
-from input_pipeline.host import loader
 from mrpose_jax import command_line
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.formats import detection_files
+from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import parallel
 

@@ -1,8 +1,8 @@
 """Converts the official files of a data set to ArrayRecord shards, once.
 
-  python -m input_pipeline.prepare --dataset=coco --source=/data/coco --data_dir=/data/tfds
-  python -m input_pipeline.prepare --dataset=mpii --source=/data/mpii --data_dir=/data/tfds
-  python -m input_pipeline.prepare --dataset=synthetic_people --data_dir=runs/data
+  python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source=/data/coco --data_dir=/data
+  python -m mrpose_jax.input_pipeline.prepare --dataset=mpii --source=/data/mpii --data_dir=/data
+  python -m mrpose_jax.input_pipeline.prepare --dataset=synthetic_people --data_dir=runs/data
 
 Exit codes: 0 done (also if the same was prepared before), 2 wrong flags, 3 unusable data.
 """
@@ -21,14 +21,14 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from absl import flags
 
-from input_pipeline.datasets import coco
-from input_pipeline.datasets import mpii
-from input_pipeline.datasets import pose_builder
-from input_pipeline.datasets.synthetic import synthetic_people
-from input_pipeline.host import cores
-from input_pipeline.host import records
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.datasets import coco
+from mrpose_jax.input_pipeline.datasets import mpii
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.host import cores
+from mrpose_jax.input_pipeline.host import records
 
 
 class Known(NamedTuple):

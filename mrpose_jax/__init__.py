@@ -1,6 +1,18 @@
 """Top-down human pose estimation in JAX: multi-resolution representation learning."""
 
 import importlib
+import importlib.util
+import pathlib
+import sys
+
+# Installed, input_pipeline/ lies inside this package. In a checkout it lies beside it, and these
+# lines make it the subpackage mrpose_jax.input_pipeline.
+if not (pathlib.Path(__file__).parent / 'input_pipeline').exists():
+  _spec = importlib.util.spec_from_file_location(
+    'mrpose_jax.input_pipeline', pathlib.Path(__file__).parents[1] / 'input_pipeline/__init__.py'
+  )
+  input_pipeline = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
+  _spec.loader.exec_module(input_pipeline)
 
 from mrpose_jax.codecs import Codec as Codec
 from mrpose_jax.codecs import flip_heatmaps as flip_heatmaps

@@ -9,13 +9,13 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline.formats import detection_files
-from input_pipeline.host import image_files
-from input_pipeline.host import loader
 from mrpose_jax import predict
 from mrpose_jax import tables
 from mrpose_jax import training_step
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.formats import detection_files
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.metrics import coco
 from mrpose_jax.metrics import error_analysis
 from mrpose_jax.metrics import pck

@@ -6,11 +6,11 @@ import jax
 import ml_collections
 from jax import numpy as jnp
 
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.host import batching
 from mrpose_jax import codecs
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.models import pose_network
 
 

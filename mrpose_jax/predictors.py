@@ -12,14 +12,14 @@ import numpy as np
 from jax import numpy as jnp
 from PIL import Image
 
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.host import batching
-from input_pipeline.host import image_files
 from mrpose_jax import defaults
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.models import folding
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint

@@ -12,15 +12,15 @@ import ml_collections
 import numpy as np
 import optax
 
-from input_pipeline.device import augment
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import tables
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation

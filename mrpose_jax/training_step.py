@@ -10,11 +10,11 @@ import optax
 from flax import struct
 from jax import numpy as jnp
 
-from input_pipeline.device import augment
-from input_pipeline.host import batching
 from mrpose_jax import codecs
 from mrpose_jax import losses
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.models import pose_network
 
 

@@ -19,8 +19,8 @@ CONFIGS = {'coco': coco, 'custom': custom, 'mpii': mpii, 'quickstart': quickstar
 SOURCES = {
   'main.py': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
-  'input_pipeline.prepare': ('input_pipeline/prepare.py',),
-  'input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
+  'mrpose_jax.input_pipeline.prepare': ('input_pipeline/prepare.py',),
+  'mrpose_jax.input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
   'benchmarks': ('benchmarks/__main__.py',),
   'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
@@ -105,7 +105,7 @@ def test_fields_files_and_links_of_a_page(page):
     'python main.py --mode=trian',
     'python main.py --config.train.epoch=3',
     'python main.py --config=configs/coco.py:dept=50',
-    'python -m input_pipeline.prepare --config=configs/coco.py',
+    'python -m mrpose_jax.input_pipeline.prepare --config=configs/coco.py',
     'python -m mrpose_jax.reports x',
   ],
 )

@@ -20,7 +20,7 @@ from PIL import Image
 
 import mrpose_jax
 from examples import mice
-from input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax.weights import torch_files
 from tests import test_docs
 from tests.inference import test_detectors

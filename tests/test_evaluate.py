@@ -13,10 +13,10 @@ from PIL import Image
 import mrpose_jax
 from configs import custom
 from configs import mpii as mpii_config
-from input_pipeline import prepare
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import train
+from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.weights import importing
 from mrpose_jax.weights import torch_files

@@ -169,7 +169,7 @@ def test_the_last_of_a_fields_values_counts():
     (['--workdir=x', CONFIG, '--config.data.image_size=256'], 2, 'give (height, width)'),
     (['--workdir=x', CONFIG, '--mode=training'], 2, 'training'),
     (['--workdir=x', CONFIG, '--wrkdir=x'], 2, 'wrkdir'),
-    (['--workdir=x', CONFIG, '--config.data.data_dir=absent'], 3, 'input_pipeline.prepare'),
+    (['--workdir=x', CONFIG, '--config.data.data_dir=absent'], 3, 'pipeline.prepare --dataset='),
     (['--workdir=absent', CONFIG, '--mode=eval'], 3, 'no prepared data'),
     (['--workdir=x', CONFIG, '--config.train.batchsize=3'], 2, "did you mean 'batch_size'"),
     (['--workdir=x', '--mode=predict'], 2, '--input is missing'),

@@ -9,16 +9,16 @@ import pytest
 import mrpose_jax
 from configs import custom
 from examples import mice
-from input_pipeline import prepare
-from input_pipeline.device import augment
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
 from mrpose_jax import train
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.report import comparison
 from mrpose_jax.runtime import configuration
 from mrpose_jax.weights import importing

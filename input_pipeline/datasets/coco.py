@@ -1,7 +1,7 @@
 """Builders for COCO keypoints and for any folder in COCO's format."""
 
-from input_pipeline.datasets import pose_builder
-from input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.formats import coco_json
 
 
 class Coco(pose_builder.PoseBuilder):

@@ -1,7 +1,7 @@
 """Builder for MPII Human Pose, from the JSON files of the PyTorch codes."""
 
-from input_pipeline.datasets import pose_builder
-from input_pipeline.formats import mpii
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.formats import mpii
 
 
 class Mpii(pose_builder.PoseBuilder):

@@ -15,14 +15,14 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import workers
-from input_pipeline.device import geometry
-from input_pipeline.formats import annotation_types
-from input_pipeline.formats import coco_json
-from input_pipeline.formats import plausibility
-from input_pipeline.host import image_files
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.datasets import workers
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.formats import annotation_types
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.formats import plausibility
+from mrpose_jax.input_pipeline.host import image_files
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,8 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
       'zoom': tfds.features.Tensor(shape=(2,), dtype=np.float32),
       'people': tfds.features.Sequence(person),
     }
-    return self.dataset_info_from_configs(
+    return tfds.core.DatasetInfo(
+      builder=self,
       features=tfds.features.FeaturesDict(features),
       metadata=tfds.core.MetadataDict(self.settings),
     )

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
 
 # ImageNet's RGB mean and standard deviation in units of 0..1, as torchvision's weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

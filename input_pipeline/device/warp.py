@@ -16,7 +16,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import geometry
 
 TILE = 16  # side of a tile, in crop pixels
 BLOCK = (64, 32)  # largest height, width of a block of tiles, in crop pixels

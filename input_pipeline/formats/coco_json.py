@@ -9,10 +9,10 @@ import collections
 import numpy as np
 import orjson
 
-from input_pipeline.formats import annotation_types
-from input_pipeline.formats import checks
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import annotation_types
+from mrpose_jax.input_pipeline.formats import checks
 
 # Prefixes of COCO's file names, before the name of the set.
 IMAGE_INFO = 'image_info_'

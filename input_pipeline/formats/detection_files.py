@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.formats import checks
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.formats import checks
 
 log = logging.getLogger(__name__)
 

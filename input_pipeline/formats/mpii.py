@@ -4,10 +4,10 @@ import collections
 
 import numpy as np
 
-from input_pipeline.formats import annotation_types
-from input_pipeline.formats import checks
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import annotation_types
+from mrpose_jax.input_pipeline.formats import checks
 
 
 def read(path) -> annotation_types.Annotations:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from input_pipeline.formats import annotation_types
+from mrpose_jax.input_pipeline.formats import annotation_types
 
 # A doubt is reported if it concerns more than this share of a file.
 SHARE = 0.25

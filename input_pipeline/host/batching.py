@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import image_files
 
 ALIGNMENT = 64  # bytes; JAX on a CPU uses arrays that are aligned to it without copying them
 

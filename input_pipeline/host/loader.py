@@ -23,13 +23,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from input_pipeline.device import geometry
-from input_pipeline.host import batching
-from input_pipeline.host import cores
-from input_pipeline.host import image_files
-from input_pipeline.host import prepared_data
-from input_pipeline.host import records
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import cores
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import records
 
 # More threads than cores, or than Python's lock lets run at once, only slow each other down.
 _THREADS = min(8, cores.available())

@@ -7,10 +7,10 @@ import json
 import pathlib
 import re
 
-from input_pipeline.formats import coco_json
-from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import records
 
 # Metadata keys of the crop settings that the patches were cut for.
 CROPS = ('aspect', 'padding', 'scale', 'canvas')
@@ -98,8 +98,8 @@ def open_dataset(name: str, data_dir) -> Dataset:
   }
   if not versions:
     raise errors.DataError(
-      f'{root}: no prepared data; run: '
-      f'python -m input_pipeline.prepare --dataset={name} --source=FOLDER --data_dir={data_dir}'
+      f'{root}: no prepared data; run: python -m mrpose_jax.input_pipeline.prepare '
+      f'--dataset={name} --source=FOLDER --data_dir={data_dir}'
     )
   folder = versions[max(versions)]
   file = folder / 'metadata.json'

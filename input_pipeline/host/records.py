@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from input_pipeline.host import image_files
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.host import image_files
 
 PREPARE_AGAIN = 'prepare the data again with --overwrite'
 

@@ -8,14 +8,14 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from input_pipeline.formats import detection_files
-from input_pipeline.host import image_files
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import detectors
 from mrpose_jax.inference import outputs
 from mrpose_jax.inference import video
+from mrpose_jax.input_pipeline.formats import detection_files
+from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.runtime import checkpoint
 
 log = logging.getLogger(__name__)

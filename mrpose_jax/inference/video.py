@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.formats import detection_files
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import detectors
 from mrpose_jax.inference import outputs
+from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.runtime import progress_bar
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ import orjson
 from pycocotools import coco
 from pycocotools import cocoeval
 
-from input_pipeline.formats import coco_json
-from input_pipeline.host import records
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import records
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from input_pipeline.host import records
 from mrpose_jax import skeletons
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.runtime import checkpoint
 
 # A prediction within this distance is at an annotated keypoint, as a fraction of the person's size.

@@ -19,14 +19,14 @@ import numpy as np
 from jax import sharding
 from jax.experimental import topologies
 
-from input_pipeline.datasets import pose_builder
-from input_pipeline.device import augment
-from input_pipeline.host import batching
 from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.planning import compiled
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import parallel

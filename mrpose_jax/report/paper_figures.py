@@ -7,13 +7,13 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from input_pipeline.host import image_files
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_tables
 

@@ -11,11 +11,11 @@ import socket
 
 import ml_collections
 
-from input_pipeline.device import augment
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
 
@@ -66,7 +66,7 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   """
   name, data_dir = config.data.name, config.data.data_dir
   if name == 'synthetic_people':
-    from input_pipeline import prepare  # inside, because it defines flags
+    from mrpose_jax.input_pipeline import prepare  # inside, because it defines flags
 
     log.info('%s', prepare.prepare(name, None, data_dir))
   dataset = prepared_data.open_dataset(name, data_dir)

@@ -5,8 +5,8 @@ import pathlib
 import tempfile
 
 from configs import custom
-from input_pipeline import prepare
-from input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 
 
 @functools.cache

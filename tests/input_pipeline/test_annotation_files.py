@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from input_pipeline import prepare
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import tiny_coco
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import browse
-from input_pipeline.device import augment
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import predict
 from mrpose_jax import training_step
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline import browse
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import tiny_people
 
 

@@ -11,13 +11,14 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from input_pipeline import prepare
-from input_pipeline.host import image_files
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import tiny_coco
 
 ROOT = pathlib.Path(__file__).parents[2]
+COMMAND = [sys.executable, '-m', 'mrpose_jax.input_pipeline.prepare']
 
 
 @pytest.fixture
@@ -186,9 +187,8 @@ def test_a_killed_preparation_leaves_no_data_and_no_processes(source, data_dir):
   content = image.read_bytes()
   image.unlink()
   os.mkfifo(image)  # a process waits forever for its content
-  command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
-  folders = [f'--source={source}', f'--data_dir={data_dir}']
-  run = subprocess.Popen([*command, *folders], cwd=ROOT)
+  options = ['--dataset=coco', '--processes=2', f'--source={source}', f'--data_dir={data_dir}']
+  run = subprocess.Popen([*COMMAND, *options], cwd=ROOT)
   try:
     wait_for(lambda: list(data_dir.glob('coco/*incomplete*/coco-train.array_record*')))
     wait_for(lambda: len(children(run.pid)) >= 2)
@@ -213,9 +213,8 @@ def test_a_killed_process_of_a_preparation_ends_it_with_one_line(source, data_di
   content = image.read_bytes()
   image.unlink()
   os.mkfifo(image)  # a process waits forever for its content
-  command = [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=coco', '--processes=2']
-  folders = [f'--source={source}', f'--data_dir={data_dir}']
-  with subprocess.Popen([*command, *folders], cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+  options = ['--dataset=coco', '--processes=2', f'--source={source}', f'--data_dir={data_dir}']
+  with subprocess.Popen([*COMMAND, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
     try:
       wait_for(lambda: list(data_dir.glob('coco/*incomplete*/coco-train.array_record*')))
       wait_for(lambda: readers(run.pid))
@@ -308,7 +307,7 @@ def test_importing_the_commands_modules_defines_no_flag():
   """A user's own program may have flags of these names."""
   code = (
     'import mrpose_jax.train, mrpose_jax.predictors\n'
-    'import input_pipeline.prepare, input_pipeline.browse\n'
+    'import mrpose_jax.input_pipeline.prepare, mrpose_jax.input_pipeline.browse\n'
     'from absl import flags\n'
     "assert not {'source', 'dataset', 'config', 'output', 'num'} & set(flags.FLAGS)"
   )
@@ -336,7 +335,7 @@ def test_the_command_reports_and_refuses(source, data_dir, capsys):
 
 def test_command_line_refuses_a_wrong_flag(tmp_path):
   done = subprocess.run(
-    [sys.executable, '-m', 'input_pipeline.prepare', '--dataset=cocoa', f'--data_dir={tmp_path}'],
+    [*COMMAND, '--dataset=cocoa', f'--data_dir={tmp_path}'],
     cwd=ROOT,
     env=os.environ | {'PYTHONWARNINGS': 'error'},
     capture_output=True,

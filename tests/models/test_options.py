@@ -8,14 +8,14 @@ import pytest
 from jax import numpy as jnp
 
 import mrpose_jax
-from input_pipeline.device import augment
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.models import layers
 from mrpose_jax.runtime import parallel
 from tests.helpers import tiny_people

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from input_pipeline.device import warp
+from mrpose_jax.input_pipeline.device import warp
 from mrpose_jax.planning import compiled
 from mrpose_jax.runtime import parallel
 

@@ -231,7 +231,7 @@ def test_a_report_without_data_or_checkpoints(tmp_path):
   assert '| a\\|b<c> | mrfeanet1 | 101 | 1 | ours | 89.0 |' in markdown
   assert all(f']({file})' in markdown for file in files)
   assert markdown.count('Figures 6 and 7 are left out') == 2
-  assert 'input_pipeline.prepare --dataset=mpii' in markdown
+  assert 'mrpose_jax.input_pipeline.prepare --dataset=mpii' in markdown
 
 
 def test_figure_5_without_a_number(tmp_path):

@@ -11,9 +11,9 @@ from configs import coco
 from configs import custom
 from configs import mpii
 from configs import quickstart
-from input_pipeline.device import augment
 from mrpose_jax import defaults
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.models import decoders
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks import kill_runs
-from input_pipeline import prepare
-from input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
 from tests.helpers import tiny_people

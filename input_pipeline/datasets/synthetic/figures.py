@@ -12,9 +12,9 @@ import dataclasses
 
 import numpy as np
 
-from input_pipeline.datasets.synthetic import painting
-from input_pipeline.datasets.synthetic import poses
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.datasets.synthetic import painting
+from mrpose_jax.input_pipeline.datasets.synthetic import poses
 
 # Each part has its own id in `Canvas.ids`, from which the visibility flags are derived.
 _ON_EACH_SIDE = ('ear', 'upper_arm', 'forearm', 'hand', 'thigh', 'shin', 'foot')

@@ -17,11 +17,11 @@ import tqdm
 from PIL import Image
 from PIL import ImageFilter
 
-from input_pipeline.datasets import workers
-from input_pipeline.datasets.synthetic import figures
-from input_pipeline.datasets.synthetic import painting
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.datasets import workers
+from mrpose_jax.input_pipeline.datasets.synthetic import figures
+from mrpose_jax.input_pipeline.datasets.synthetic import painting
 
 # Each split has a block of this many image ids. All blocks lie below 2**31, so that ids fit into
 # int32 arrays.

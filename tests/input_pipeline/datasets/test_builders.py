@@ -7,16 +7,16 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from input_pipeline.datasets import coco
-from input_pipeline.datasets import mpii
-from input_pipeline.datasets import pose_builder
-from input_pipeline.datasets.synthetic import synthetic_people
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
-from input_pipeline.formats import coco_json
-from input_pipeline.host import image_files
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.datasets import coco
+from mrpose_jax.input_pipeline.datasets import mpii
+from mrpose_jax.input_pipeline.datasets import pose_builder
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import shared_data
 from tests.helpers import tiny_coco
 

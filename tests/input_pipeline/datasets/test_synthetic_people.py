@@ -8,11 +8,11 @@ from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
 
-from input_pipeline.datasets.synthetic import painting
-from input_pipeline.datasets.synthetic import synthetic_people
-from input_pipeline.datasets.synthetic.figures import PARTS
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.datasets.synthetic import painting
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.datasets.synthetic.figures import PARTS
 
 FACE = slice(0, 3)  # nose and eyes
 

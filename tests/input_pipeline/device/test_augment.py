@@ -7,12 +7,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
-from input_pipeline.host import batching
-from input_pipeline.host import image_files
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import image_files
 
 PAPER = augment.Augmentation(rotation=30.0, scale=0.4, flip=0.5, draw='uniform')
 RELEASED = augment.Augmentation(rotation=40.0, scale=0.3, flip=0.5, draw='normal')

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import geometry
 from tests.helpers import shared_data
 
 

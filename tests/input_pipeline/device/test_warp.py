@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
 from mrpose_jax.cpu import pixels
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
 from tests.helpers import shared_data
 
 IDENTITY = [[1.0, 0, 0], [0, 1, 0]]

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline.formats import coco_json
-from input_pipeline.formats import detection_files
-from input_pipeline.formats import mpii
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.formats import detection_files
+from mrpose_jax.input_pipeline.formats import mpii
 from tests.helpers import shared_data
 
 CATEGORY = {

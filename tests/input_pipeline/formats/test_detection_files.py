@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from input_pipeline.formats import detection_files
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.formats import detection_files
 
 BOX = [1, 2, 30, 40]
 

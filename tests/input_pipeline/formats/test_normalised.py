@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline.formats import coco_json
-from input_pipeline.formats import mpii
-from input_pipeline.formats import plausibility
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.formats import mpii
+from mrpose_jax.input_pipeline.formats import plausibility
 from tests.helpers import shared_data
 from tests.input_pipeline.formats import test_annotations
 

@@ -1,8 +1,8 @@
 import jax
 import numpy as np
 
-from input_pipeline.host import batching
-from input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import image_files
 
 
 def person(height, width, canvas_position=3.0):

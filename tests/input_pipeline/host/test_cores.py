@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from input_pipeline.host import cores
+from mrpose_jax.input_pipeline.host import cores
 
 
 @pytest.mark.parametrize(

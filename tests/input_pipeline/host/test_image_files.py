@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from PIL import ImageOps
 
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
-from input_pipeline.host import image_files
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.host import image_files
 
 affine = jax.jit(warp.affine, static_argnums=2)
 

@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import prepare
-from input_pipeline.device import geometry
-from input_pipeline.formats import coco_json
-from input_pipeline.host import batching
-from input_pipeline.host import image_files
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
-from input_pipeline.host import records
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.runtime import progress_bar
 from tests.helpers import tiny_coco
 
@@ -150,8 +150,8 @@ def test_no_worker_outlives_its_iterator(dataset):
 
 READS_AND_WAITS = """
 import multiprocessing, pathlib, sys, time
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 
 if __name__ == '__main__':
   dataset = prepared_data.open_dataset('coco', sys.argv[1])
@@ -323,7 +323,9 @@ def test_detections_of_other_images_are_refused(dataset, detections):
 
 
 def test_data_that_was_not_prepared_names_the_command(tmp_path):
-  with pytest.raises(errors.DataError, match=r'python -m input_pipeline\.prepare --dataset=coco'):
+  with pytest.raises(
+    errors.DataError, match=r'python -m mrpose_jax.input_pipeline\.prepare --dataset=coco'
+  ):
     prepared_data.open_dataset('coco', tmp_path)
 
 

@@ -9,10 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from input_pipeline import prepare
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import errors
+from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import tiny_coco
 
 CANVAS = 64
