@@ -22,6 +22,7 @@ from mrpose_jax.metrics import pck
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,8 @@ def primary(metrics: dict[str, float]) -> float:
 def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   """Evaluates the best checkpoint of a workdir, or the checkpoint whose folder is given.
 
-  It writes eval/STEP/{predictions.json,metrics.json,pictures/} in the workdir and prints a table.
+  It prints a table and writes predictions.json, metrics.json and pictures/ to the workdir, into a
+  folder below eval/ that `evaluation_folders.choose` names.
 
   Raises:
     ConfigError, DataError, CheckpointError: with one line that says what to do.
@@ -165,10 +167,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   checkpoints = checkpoint.Checkpoints(workdir)
 
   def restore(step):
-    configuration.match_workdir(config, checkpoints.meta(step)['config'], workdir)
-    return checkpoints.restore_variables(step, target)
+    meta = checkpoints.meta(step)
+    configuration.match_workdir(config, meta['config'], workdir)
+    return checkpoints.restore_variables(step, target), meta
 
-  step, variables = checkpoints.read(step, restore)
+  step, (variables, meta) = checkpoints.read(step, restore)
   checkpoints.close()
   predict_step = compilation.jit(
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
@@ -180,27 +183,22 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
       print(tables.markdown_table({f'{config.model.network}, step {step}': metrics}))
     else:
       print('a test set: its ground truth is not published, so there are no metrics')
-  folder = write_results(metrics, kept, dataset, config, workdir, step)
-  if parallel.is_main():
+    settings = evaluation_folders.settings_of(config.to_dict(), dataset)
+    folder = evaluation_folders.choose(workdir, step, settings, meta, dataset)
+    write_results(metrics, kept, dataset, settings, folder)
     print(f'predictions and pictures: {folder}')
   return metrics
 
 
-def write_results(metrics, kept, dataset, config, workdir, step) -> pathlib.Path:
-  """Writes metrics, settings, predictions, errors (JSON) and pictures/ to eval/STEP/.
+def write_results(metrics, kept, dataset, settings: dict, folder: pathlib.Path):
+  """Writes metrics, settings, predictions, errors (JSON) and pictures/ to a folder below eval/.
 
   It also writes what the benchmarks' servers accept: pred.mat for MPII, and
-  person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone writes.
-
-  Returns:
-    The folder eval/STEP.
+  person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone calls this function.
   """
-  folder = pathlib.Path(workdir) / 'eval' / str(step)
-  if not parallel.is_main():
-    return folder
   folder.mkdir(parents=True, exist_ok=True)
+  checkpoint.write_json(folder / evaluation_folders.SETTINGS, settings)
   coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
-  checkpoint.write_json(folder / 'settings.json', config.eval.to_dict())
   checkpoint.write_json(folder / 'metrics.json', metrics)
   if dataset.kind == 'mpii':
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')
@@ -211,7 +209,6 @@ def write_results(metrics, kept, dataset, config, workdir, step) -> pathlib.Path
   draw_pictures(kept, dataset, folder / 'pictures')
   if metrics:
     error_analysis.write(kept, dataset, folder)
-  return folder
 
 
 def draw_pictures(kept, dataset, folder: pathlib.Path):

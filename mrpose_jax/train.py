@@ -25,6 +25,7 @@ from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import metric_writer
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import preemption
@@ -161,6 +162,7 @@ def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, wor
       'config': config.to_dict(),
       'skeleton': dataclasses.asdict(dataset.skeleton),
       'crops': dict(dataset.crops),
+      'evaluation': evaluation_folders.settings_of(config.to_dict(), dataset),
       'iterator': {
         'dataset': dataset.fingerprint(),
         'seed': config.seed,
@@ -290,7 +292,9 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
       *(run.config, run.mesh, stop_if_asked),
     )
     metrics, kept = evaluate.score(predictions, run.dataset, run.config)
-    evaluate.write_results(metrics, kept, run.dataset, run.config, run.workdir, step)
+    if parallel.is_main():
+      folder = run.workdir / 'eval' / str(step)
+      evaluate.write_results(metrics, kept, run.dataset, run.meta['evaluation'], folder)
     checkpoints.set_score(step, evaluate.primary(metrics))
     writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
     progress.note(f'step {step}: {tables.one_line(metrics)}')

@@ -1,7 +1,6 @@
 """Evaluation of imported weights, with detections, on test sets and on MPII."""
 
 import json
-import shutil
 import zipfile
 
 import jax
@@ -17,6 +16,8 @@ from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
+from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.report import comparison
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.weights import importing
 from mrpose_jax.weights import torch_files
@@ -63,6 +64,61 @@ def test_imported_weights_evaluate_predict_and_train(tmp_path, capsys):
 
   train.train_and_evaluate(config, workdir)
   assert checkpoint.Checkpoints(workdir).latest_step() > 0
+
+
+def test_evaluations_with_other_settings_are_kept_apart(tmp_path, caplog):
+  """The same settings give the same folder; the report names every evaluation of the checkpoint."""
+  workdir = tmp_path / 'run'
+  importing.import_weights(tiny_people.config(), random_weights(tiny_people.config(), 17), workdir)
+
+  def evaluated(**settings):
+    """Evaluates with these settings of `eval`; returns the folders and their metrics."""
+    config = tiny_people.config()
+    config.eval.update(settings)
+    evaluate.evaluate(config, workdir)
+    files = sorted((workdir / 'eval').glob('*/metrics.json'))
+    return {file.parent.name: file.read_text() for file in files}
+
+  def write_boxes(file, size):
+    boxes = [
+      {'image_id': image_id, 'category_id': 1, 'bbox': [5, 5, size, size], 'score': 0.9}
+      for image_id in dataset.people_of_images
+    ]
+    file.parent.mkdir()
+    file.write_text(json.dumps(boxes))
+    return str(file)
+
+  dataset = prepared_data.open_dataset('coco', tiny_people.data_dir())
+  first = write_boxes(tmp_path / 'first' / 'boxes.json', 60)
+  second = write_boxes(tmp_path / 'second' / 'boxes.json', 90)
+  assert list(evaluated()) == ['0']
+  names = ['0']
+  for settings, name in (
+    ({'detections': first}, '0-detections=boxes'),
+    ({'detections': second}, '0-detections=boxes-2'),
+    ({'flip_test': False, 'offset': 'none'}, '0-flip_test=False,offset=none'),
+    ({'flip_test': True}, ''),  # what None means for these data
+    ({'detections': first}, ''),
+  ):
+    before = {file: file.read_bytes() for file in workdir.glob('eval/*/*.json')}
+    found = evaluated(**settings)
+    names += [name] if name else []
+    assert list(found) == sorted(names)
+    for file, content in before.items():
+      assert file.read_bytes() == content, file
+  assert list(evaluated(batch_size=4)) == sorted(names)  # not a setting that the result depends on
+  settings = json.loads((workdir / 'eval' / '0-detections=boxes-2' / 'settings.json').read_text())
+  assert settings['detections'] == second
+
+  run = comparison.read_run(workdir)
+  assert run.folder.name == '0'
+  _, rows = comparison.make_table([run])
+  assert [row.cells[4] for row in rows if row.kind == 'ours'] == [
+    'ours',
+    'ours, detected boxes, detections=boxes',
+    'ours, detected boxes, detections=boxes-2',
+    'ours, flip_test=False,offset=none',
+  ]
 
 
 def test_channel_order_follows_from_the_kind_of_file():
@@ -174,11 +230,10 @@ def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
 
   # Sigmas change neither the metric nor the files, and only the split's own ground truth counts.
   config.data.sigmas = (0.1,) * 16
-  shutil.rmtree(step)
   (folder,) = (tmp_path / 'data' / 'mpii').glob('1.*')
   (folder / 'gt_train.mat').write_bytes(b'of another split')
   assert evaluate.evaluate(config, tmp_path / 'run') == pytest.approx(metrics)
-  assert (step / 'pred.mat').exists()
+  assert (step.with_name('1-sigmas') / 'pred.mat').exists()
   config.data.sigmas = ()
   capsys.readouterr()
 
@@ -188,9 +243,8 @@ def test_mpii_trains_and_evaluates_in_the_benchmarks_form(tmp_path, capsys):
   (source / 'annot' / 'test.json').write_text(json.dumps(rows))
   prepare.prepare('mpii', source, tmp_path / 'test', train='', validation='test', canvas=160)
   config.data.data_dir = str(tmp_path / 'test')
-  shutil.rmtree(step)
   assert evaluate.evaluate(config, tmp_path / 'run') == {}
-  again = scipy.io.loadmat(step / 'pred.mat')['preds']
+  again = scipy.io.loadmat(step.with_name('1-data=test') / 'pred.mat')['preds']
   np.testing.assert_allclose(again, predictions, atol=1e-3)
 
 

@@ -72,8 +72,15 @@ class Dataset:
     records_of_images = self.source('validation')
     return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
 
-  def fingerprint(self) -> str:
-    """Hash of all images, the names and sizes of all files, and the contents of the JSON files."""
+  def fingerprint(self, split: str = '') -> str:
+    """Hash of what was prepared, or of the images and annotations of one split.
+
+    That of all covers the images, the names and sizes of all files, and the JSON files' contents.
+    """
+    if split:
+      digest = hashlib.sha256(self.images_sha256[split].encode())
+      digest.update(self.annotation_file(split).read_bytes())
+      return digest.hexdigest()[:16]
     digest = hashlib.sha256(str(sorted(self.images_sha256.items())).encode())
     for path in sorted(self.folder.iterdir()):
       digest.update(f'{path.name} {path.stat().st_size}'.encode())

@@ -13,6 +13,7 @@ from mrpose_jax.report import paper_figures
 from mrpose_jax.report import paper_tables
 from mrpose_jax.report import run_figures
 from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import evaluation_folders
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,18 @@ class Run:
   """An evaluated checkpoint: its location, configuration and metrics.
 
   Attributes:
+    folder: folder of the evaluation, workdir/eval/STEP or one beside it.
+    differences: the evaluation's settings that differ from the run's own, from the folder's name.
     detected_boxes: whether the bounding boxes came from a detection file instead of annotations.
     metrics: metrics in per cent; None where a metric is undefined.
     score: primary metric in its own unit, by which checkpoints are chosen; -inf for NaN.
+    others: the evaluations of the same checkpoint with other settings.
   """
 
   workdir: pathlib.Path
   step: int
+  folder: pathlib.Path
+  differences: str
   network: str
   depth: int
   width: int
@@ -38,6 +44,7 @@ class Run:
   detected_boxes: bool
   metrics: dict[str, float | None]
   score: float
+  others: tuple['Run', ...] = ()
 
   @property
   def narrowed(self) -> str:
@@ -109,6 +116,8 @@ def read_runs(paths) -> list[Run]:
 def read_run(path) -> Run:
   """Reads the best evaluated step of a workdir, or the step of one checkpoint's folder.
 
+  The evaluations of this step with other settings than the run's own are in `others`.
+
   Raises:
     CheckpointError: something is missing or damaged; the message says what, in one line.
   """
@@ -116,34 +125,45 @@ def read_run(path) -> Run:
   if not (workdir / 'config.json').is_file():
     raise errors.CheckpointError(f'{path}: no config.json here; give the workdir of a run')
   config = checkpoint.read_json(workdir / 'config.json')
-  evaluated = {}
-  for file in workdir.glob('eval/*/metrics.json'):
-    if file.parent.name.isdigit() and step in (None, int(file.parent.name)):
-      evaluated[int(file.parent.name)] = _read_metrics(file)
-  evaluated = {step: metrics for step, metrics in evaluated.items() if metrics}
-  if not evaluated:
+  runs = []
+  for file in sorted(workdir.glob('eval/*/metrics.json')):
+    name = evaluation_folders.split_name(file.parent)
+    if name and step in (None, name[0]) and (metrics := _read_metrics(file)):
+      runs.append(_make_run(workdir, config, *name, file.parent, metrics))
+  if not runs:
     raise errors.CheckpointError(
       f'{path}: holds no metrics (eval/{"STEP" if step is None else step}/metrics.json); evaluate '
       f'it on a validation split: python main.py --mode=eval --config=... --workdir={workdir}'
     )
-  scores = {step: _score(metrics) for step, metrics in evaluated.items()}
-  best = max(scores, key=lambda step: (scores[step], step))
+  # Steps are compared by evaluations with the run's own settings, if there are any.
+  comparable = [run for run in runs if not run.differences] or runs
+  best = max(comparable, key=lambda run: (run.score, run.step))
+  others = [run for run in runs if run.step == best.step and run is not best]
+  return dataclasses.replace(best, others=tuple(others))
+
+
+def _make_run(workdir, config, step, differences, folder, metrics):
+  file = folder / evaluation_folders.SETTINGS
   try:
+    # An older version wrote no settings; the run's own are assumed.
+    settings = checkpoint.read_json(file) if file.exists() else config['eval']
     model, data = config['model'], config['data']
     if not any(network == model['network'] for network, _ in paper_tables.MPII.rows):
       raise ValueError(f'network {model["network"]!r}')
     return Run(
       workdir=workdir,
-      step=best,
+      step=step,
+      folder=folder,
+      differences=differences,
       network=str(model['network']),
       depth=int(model['depth']),
       width=int(model['width']),
       data=str(data['name']),
       data_dir=str(data['data_dir']),
       image_size=tuple(map(int, data['image_size'])),
-      detected_boxes=bool(_read_settings(workdir, best, config)['detections']),
-      metrics={name: tables.per_cent(name, value) for name, value in evaluated[best].items()},
-      score=scores[best],
+      detected_boxes=bool(settings['detections']),
+      metrics={name: tables.per_cent(name, value) for name, value in metrics.items()},
+      score=_score(metrics),
     )
   except (KeyError, TypeError, ValueError) as error:
     raise errors.CheckpointError(
@@ -155,12 +175,6 @@ def _score(metrics):
   """Primary metric as used to choose checkpoints; -inf if it is not finite."""
   score = evaluate.primary(metrics)
   return score if math.isfinite(score) else -math.inf
-
-
-def _read_settings(workdir, step, config):
-  """The settings of a step's evaluation; those of the run where an older version evaluated it."""
-  file = workdir / 'eval' / str(step) / 'settings.json'
-  return checkpoint.read_json(file) if file.exists() else config['eval']
 
 
 def _read_metrics(file):
@@ -197,8 +211,10 @@ def paper_row(run: Run) -> tuple[str, dict[str, float], bool]:
 def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
   """Returns header and rows: for each run its metrics, the paper's, and their difference.
 
+  A checkpoint that was evaluated with several settings has rows for each of them.
   Differences are computed from the rounded numbers that the table shows.
   """
+  runs = with_others(runs)
   metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
   header = ['Run', 'Network', 'Depth', 'Step', 'Result', *metrics]
   rows = []
@@ -206,7 +222,8 @@ def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
     ours = {name: round(value, 1) for name, value in run.metrics.items() if value is not None}
     run_cells = [run.workdir.name, run.network + run.narrowed, str(run.depth), str(run.step)]
     empty_cells = [''] * len(run_cells)
-    name = 'ours, detected boxes' if run.detected_boxes else 'ours'
+    words = ['ours', 'detected boxes' if run.detected_boxes else '', run.differences]
+    name = ', '.join(filter(None, words))
     rows.append(page.Row('ours', [*run_cells, name, *_cells(metrics, ours)]))
     name, paper, comparable = paper_row(run)
     if name:
@@ -218,6 +235,11 @@ def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
       cells = _cells(metrics, difference, '+.1f')
       rows.append(page.Row('difference', [*empty_cells, 'difference', *cells]))
   return header, rows
+
+
+def with_others(runs: list[Run]) -> list[Run]:
+  """The runs, each followed by the evaluations of its checkpoint with other settings."""
+  return [evaluation for run in runs for evaluation in (run, *run.others)]
 
 
 def _paper_order(run):
@@ -243,7 +265,7 @@ def make_section(runs: list[Run], output: pathlib.Path, data_dir, num_images: in
 
 
 def _notes(runs):
-  paper_rows = [(run, *paper_row(run)) for run in runs]
+  paper_rows = [(run, *paper_row(run)) for run in with_others(runs)]
   notes = ['All numbers are in per cent.']
   if any(comparable for *_, comparable in paper_rows):
     table = paper_tables.VALIDATION[runs[0].data]

@@ -53,7 +53,7 @@ def draw(runs, output: pathlib.Path, where: str) -> tuple[list[page.Figure], lis
   if any(sum(map(sum, counts)) for counts in pairs.values()):
     figures.append(draw_sides(pairs, name, output / f'sides_{where}.png'))
   for kind in ('worst', 'best'):
-    picture = best.workdir / 'eval' / str(best.step) / 'pictures' / f'{kind}.jpg'
+    picture = best.folder / 'pictures' / f'{kind}.jpg'
     if picture.exists():
       (output / f'{kind}_{where}.jpg').write_bytes(picture.read_bytes())
       caption = (
@@ -191,7 +191,7 @@ def labels(runs) -> dict:
 
 def _read_errors(run):
   """Reads a run's errors.json; returns None for runs that an older version evaluated."""
-  file = run.workdir / 'eval' / str(run.step) / 'errors.json'
+  file = run.folder / 'errors.json'
   if not file.exists():
     return None
   content = checkpoint.read_json(file)
