@@ -1,11 +1,15 @@
 """Heatmap codec: values by hand, round trip, and equality to the released code."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mrpose_jax import codecs
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import geometry
 from tests.helpers import shared_data
 
 CODEC = codecs.Codec(image_size=(64, 32), heatmap_size=(16, 8), sigma=1.0)
@@ -130,3 +134,129 @@ def test_decode_reads_the_heatmaps_once():
   heatmaps = jax.ShapeDtypeStruct((4, 64, 48, 17), np.float32)
   cost = jax.jit(codec.decode).lower(heatmaps).compile().cost_analysis()
   assert cost['bytes accessed'] < 3.2 * heatmaps.size * heatmaps.dtype.itemsize
+
+
+def test_unbiased_targets_lie_around_the_keypoint():
+  """Equation 13 of DARK: the Gaussian is centred on x / 4, y / 4; UDP's on x 7/31, y 15/63."""
+  points = np.array([[[13.7, 41.2], [5.0, 20.9]]])
+  y, x = np.mgrid[:16, :8]
+  for codec_class, factor in (
+    (codecs.DarkCodec, (8 / 32, 16 / 64)),
+    (codecs.UdpCodec, (7 / 31, 15 / 63)),
+  ):
+    heatmaps, weights = codec_class((64, 32), (16, 8), 1.5).encode(points, np.ones((1, 2)))
+    for k, (center_x, center_y) in enumerate(points[0] * factor):
+      expected = np.exp(-((x - center_x) ** 2 + (y - center_y) ** 2) / (2 * 1.5**2))
+      np.testing.assert_allclose(heatmaps[0, ..., k], expected, atol=1e-6)
+    assert weights.tolist() == [[1, 1]]
+
+
+def dark_decoding(heatmap, sigma):
+  """DARK section 3.2 in float64 for one heatmap [H, W]: x, y of its peak."""
+  smooth = ndimage.gaussian_filter(heatmap.astype(np.float64), sigma, mode='constant', truncate=4.0)
+  y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+  log = np.log(np.maximum(smooth, 1e-10))[y - 1 : y + 2, x - 1 : x + 2]
+  down, across = np.gradient(log)
+  hessian = [
+    [log[1, 2] - 2 * log[1, 1] + log[1, 0], np.gradient(across, axis=0)[1, 1]],
+    [np.gradient(across, axis=0)[1, 1], log[2, 1] - 2 * log[1, 1] + log[0, 1]],
+  ]
+  return np.array([x, y]) - np.linalg.solve(hessian, [across[1, 1], down[1, 1]])
+
+
+@pytest.mark.parametrize('sigma', [1.0, 2.0])
+def test_dark_decoding_of_noisy_peaks(sigma):
+  r = np.random.default_rng(0)
+  codec = codecs.DarkCodec((256, 192), (64, 48), sigma)
+  points = r.uniform([40, 40], [150, 210], (5, 3, 2))
+  heatmaps, _ = codec.encode(points, np.ones((5, 3)))
+  heatmaps = np.asarray(heatmaps) + r.uniform(0, 0.05, heatmaps.shape).astype(np.float32)
+  found, scores = jax.jit(codec.decode)(heatmaps)
+  expected = [[dark_decoding(person[..., k], sigma) for k in range(3)] for person in heatmaps]
+  np.testing.assert_allclose(found, expected, atol=2e-4)
+  np.testing.assert_array_equal(scores, heatmaps.max((1, 2)))
+  assert np.abs(found - points / 4).max() < 0.2
+
+
+def test_a_taylor_step_needs_a_maximum():
+  """Peaks on the border, and those on a ridge or a plateau, stay on their pixel."""
+  heatmaps = np.zeros((3, 16, 8, 1), np.float32)
+  heatmaps[0, 5, 0] = 1.0
+  heatmaps[1, 15, 4] = 1.0
+  heatmaps[2] = 0.5
+  points, _ = codecs.Codec((64, 32), (16, 8), 1.0, offset='dark').decode(heatmaps)
+  np.testing.assert_array_equal(points[:, 0], [[0, 5], [4, 15], [0, 0]])
+  assert np.isfinite(points).all()
+
+
+@pytest.mark.parametrize(
+  ('codec_class', 'offset', 'bias', 'error'),
+  [
+    (codecs.UdpCodec, 'dark', 0.0, 1e-4),
+    (codecs.DarkCodec, 'dark', 1.0, 1e-4),
+    (codecs.Codec, 'dark', 1.0, None),
+    (codecs.Codec, 'quarter', 1.0, None),
+  ],
+)
+def test_geometry_is_exact_or_biased(codec_class, offset, bias, error):
+  """A keypoint goes to a heatmap and back, under any crop, rotation and mirroring.
+
+  UDP finds it to 1e-4 pixels, also on the mirrored crop. The paper's targets round it to a heatmap
+  pixel, which is up to half a stride, and its heatmaps of the mirrored crop are a pixel of the crop
+  to the right: pixel x of the crop becomes 191 - x, and x / 4 on the heatmap becomes
+  47 - (191 - x) / 4 + 1 = (x + 1) / 4.
+  """
+  r = np.random.default_rng(0)
+  n = 100
+  codec = codec_class((256, 192), (64, 48), 2.0, offset)
+  center, width = r.uniform(100, 300, (n, 2)), r.uniform(60, 190, (n, 1))
+  matrix = codec.region_to_crop(
+    center, width * [1, 4 / 3], r.uniform(-180, 180, n), r.random(n) < 0.5
+  )
+  on_crop = r.uniform([50, 60], [140, 190], (n, 3, 2))
+  keypoints = geometry.transform(geometry.invert(matrix), on_crop)
+  stride = np.divide(codec.crop_extent, codec.heatmap_extent)[::-1]
+
+  def through_heatmaps(points, heatmaps_of):
+    found, _ = codec.decode(heatmaps_of(codec.encode(points, np.ones((n, 3)))[0]))
+    return np.asarray(found) * stride
+
+  found = through_heatmaps(geometry.transform(matrix, keypoints), lambda heatmaps: heatmaps)
+  back = geometry.transform(geometry.invert(matrix), found)
+  mirrored = through_heatmaps(
+    on_crop * [-1, 1] + [191, 0], lambda heatmaps: codec.flip(heatmaps, ())
+  )
+  shift = (mirrored - on_crop).mean((0, 1))
+  if error is None:
+    assert 0.5 < np.abs(back - keypoints).max()
+    np.testing.assert_allclose(shift, [bias, 0], atol=0.25)
+  else:
+    assert np.abs(back - keypoints).max() < error
+    np.testing.assert_allclose(mirrored - [bias, 0], on_crop, atol=error)
+
+
+@pytest.mark.parametrize('codec_class', codecs.CODECS.values())
+def test_to_the_image_undoes_the_crop(codec_class):
+  r = np.random.default_rng(1)
+  codec = codec_class((256, 192), (64, 48))
+  center, size = r.uniform(0, 500, (6, 2)), r.uniform(50, 400, (6, 1)) * [0.75, 1]
+  points = r.uniform(0, 500, (6, 4, 2))
+  on_crop = geometry.transform(codec.region_to_crop(center, size), points)
+  on_heatmap = on_crop / np.divide(codec.crop_extent, codec.heatmap_extent)[::-1]
+  back = codec.heatmap_to_image(on_heatmap.astype(np.float32), center, size)
+  np.testing.assert_allclose(back, points, atol=1e-3)
+
+
+@pytest.mark.parametrize('codec_class', [codecs.DarkCodec, codecs.UdpCodec])
+@pytest.mark.parametrize('scale', [0.8, 1.25])
+def test_rescaled_heatmaps_agree(codec_class, scale):
+  """The same keypoint in a crop of another size is at the same place of the rescaled heatmap."""
+  codec = codec_class((256, 192), (64, 48), 3.0, 'dark')
+  extent = np.array(codec.crop_extent)[::-1]
+  points = np.array([[[70.0, 90.0], [110.0, 170.0]]])
+  in_other_crop = (points - extent / 2) / scale + extent / 2
+  wide = dataclasses.replace(codec, sigma=3.0 / scale)
+  heatmaps, _ = wide.encode(in_other_crop, np.ones((1, 2)))
+  found, _ = codec.decode(codec.rescale(heatmaps, scale))
+  expected, _ = codec.decode(codec.encode(points, np.ones((1, 2)))[0])
+  np.testing.assert_allclose(found, expected, atol=0.05)
