@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from mrpose_jax import command_line
+from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.datasets import pose_builder
 from mrpose_jax.input_pipeline.device import augment
@@ -49,7 +50,7 @@ def main(arguments):
   file_sizes = collections.defaultdict(list)
   for number, (entry, person) in enumerate(people):
     image = image_files.read(split.image_folder / entry.file_name)
-    patch = pose_builder.train_patch(image, person.box, crops)
+    patch = pose_builder.train_patch(image, person, crops, skeletons.COCO)
     group = 'scaled down' if patch.zoom.min() < 1 else 'not scaled'
     matrices = draw_matrices(person.box, crops, number)
     expected, inside = crops_of(image, matrices)

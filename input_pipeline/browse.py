@@ -20,7 +20,6 @@ from PIL import Image
 
 from mrpose_jax import command_line
 from mrpose_jax import predict
-from mrpose_jax import skeletons
 from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.device import augment
@@ -82,15 +81,12 @@ def training_cells(dataset, config):
     for n, crop in enumerate(crops):
       picture = draw(crop, examples.keypoints[n], examples.visible[n], dataset.skeleton)
       heatmaps = visualize.heat_over(enlarge(crop)[0], heat[n])
-      scale, rotation, flip = (values[n] for values in examples.draws)
-      caption = f'step {step}, row {n}: {rotation:+.0f} degrees, size x{scale:.2f}'
-      yield np.hstack([picture, heatmaps]), caption + (', mirrored' if flip else '')
+      yield np.hstack([picture, heatmaps]), f'step {step}, row {n}: {describe(examples.draws, n)}'
 
 
 def validation_cells(dataset, config):
   """Yields (crop, caption) for each box."""
-  image_size, order = predict.codec_of(config).image_size, config.model.channel_order
-  flip_order = skeletons.flip_order(dataset.skeleton.flip_pairs, dataset.skeleton.num_keypoints)
+  codec, order = predict.codec_of(config), config.model.channel_order
   detections = None
   if config.eval.detections:
     detections = detection_files.read(
@@ -98,7 +94,7 @@ def validation_cells(dataset, config):
       *(dataset.category_id, dataset.image_ids),
     )
   crop_people = jax.jit(
-    lambda batch: augment.crop_people(batch, None, image_size, flip_order, order)[0]
+    lambda batch: augment.crop_people(batch, None, codec, dataset.skeleton, order)[0]
   )
   labels = _Labels(dataset)
   batches = loader.evaluation_batches(
@@ -106,12 +102,21 @@ def validation_cells(dataset, config):
   )
   for batch, rows in batches:
     crops = augment.to_pixels(jax.device_get(crop_people(batch)), order)
-    matrices = geometry.region_to_crop(rows.center, rows.size, image_size)
+    matrices = codec.region_to_crop(rows.center, rows.size)
     for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):
       keypoints, visible = labels.of(int(person_id))
       points = geometry.transform(matrices[n], keypoints)
       caption = f'person {person_id}' if person_id >= 0 else f'detection on {image_id}'
       yield draw(crops[n], points, visible, dataset.skeleton), caption
+
+
+def describe(draws: augment.Draw, n: int) -> str:
+  """Describes in words how crop n was augmented."""
+  words = [f'{draws.rotation[n]:+.0f} degrees', f'size x{draws.scale[n]:.2f}']
+  words += ['mirrored'] * bool(draws.flip[n])
+  if draws.half_body is not None and draws.half_body[n]:
+    words.append('half of the body, if enough of it is labelled')
+  return ', '.join(words)
 
 
 def draw(crop, keypoints, visible, skeleton):

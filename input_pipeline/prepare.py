@@ -28,6 +28,7 @@ from mrpose_jax.input_pipeline.datasets import mpii
 from mrpose_jax.input_pipeline.datasets import pose_builder
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax.input_pipeline.host import cores
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 
 
@@ -65,6 +66,8 @@ def prepare(
   overwrite: bool = False,
   processes: int | None = None,
   aspect: float | None = None,
+  shift: float = 0.0,
+  half_body: bool = False,
 ) -> str:
   """Prepares a data set; an earlier preparation with the same settings is left unchanged.
 
@@ -74,7 +77,7 @@ def prepare(
       into data_dir first.
     data_dir: the data set is written to data_dir/dataset.
     train, validation: names of the sets; None for the official ones, '' to leave the split out.
-    canvas, scale: see `pose_builder.CropSettings`.
+    canvas, scale, shift, half_body: see `pose_builder.CropSettings`.
     overwrite: replace an earlier preparation.
     processes: number of processes that read and cut images; by default one per core that this
       process may use, or one for a small data set. The result does not depend on it.
@@ -125,7 +128,9 @@ def prepare(
 
   # A replacement is written beside the old data, which stay until the new data are complete.
   replacement = data_dir / f'{dataset}.replacement'
-  crops = pose_builder.CropSettings(aspect=aspect or known.aspect, scale=scale, canvas=canvas)
+  crops = pose_builder.CropSettings(
+    aspect=aspect or known.aspect, scale=scale, canvas=canvas, shift=shift, half_body=half_body
+  )
   builder = known.builder(
     splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
   )
@@ -166,6 +171,7 @@ def _is_prepared(folder, builder):
     return False
   metadata = records.read_json(path)
   complete = metadata.pop(pose_builder.IMAGES_SHA256, None) is not None
+  metadata['crops'] = prepared_data.NEWER_CROPS | metadata.get('crops', {})
   if not complete or metadata != json.loads(json.dumps(builder.settings)):
     raise errors.DataError(
       f'{folder}: was prepared with other settings, from other annotations or by an older version; '
@@ -214,6 +220,8 @@ def define_flags():
   flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none [the official set].")
   flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch, in pixels.')
   flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
+  flags.DEFINE_float('shift', 0.0, 'Largest augment.shift to cut the patches for.', lower_bound=0)
+  flags.DEFINE_bool('half_body', False, 'Cut the patches for augment.half_body as well.')
   flags.DEFINE_float(
     'aspect', None, "Width / height of the network's input [the data set's].", lower_bound=0.1
   )
@@ -241,6 +249,8 @@ def main(arguments):
       values.overwrite,
       values.processes,
       values.aspect,
+      values.shift,
+      values.half_body,
     )
   )
 

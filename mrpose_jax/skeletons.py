@@ -49,6 +49,10 @@ class Skeleton:
       return setting
     return default if self.flip_pairs else type(default)(0)
 
+  def lower_body(self) -> tuple[bool, ...]:
+    """Whether each keypoint belongs to the lower half of a body: hips and what lies below."""
+    return tuple(bool(_LOWER_BODY & set(_words(name))) for name in self.keypoints)
+
   def side(self, keypoint: int) -> str:
     """'left', 'right' or 'middle', from the words of the keypoint's name."""
     for word in _words(self.keypoints[keypoint]):
@@ -80,6 +84,10 @@ def mirror_pairs(names) -> tuple[tuple[int, int], ...]:
   return tuple(sorted(pairs))
 
 
+_LOWER_BODY = {
+  *('hip', 'pelvis', 'knee', 'ankle', 'foot', 'heel', 'toe'),
+  *('hips', 'knees', 'ankles', 'feet', 'heels', 'toes'),
+}
 _OTHER_SIDE = {'left': 'right', 'right': 'left', 'l': 'r', 'r': 'l'}
 
 

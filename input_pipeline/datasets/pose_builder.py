@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import workers
+from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.formats import annotation_types
 from mrpose_jax.input_pipeline.formats import coco_json
@@ -53,6 +54,8 @@ class CropSettings:
     aspect: width / height of the network's input.
     padding: factor on the sides of boxes, see `geometry.box_to_region`.
     scale: largest fraction by which augmentation may enlarge the region; any rotation is covered.
+    shift: largest fraction of the region's size by which augmentation may move it.
+    half_body: whether augmentation may crop the upper or lower half of a person.
     canvas: longest side of a patch in pixels.
   """
 
@@ -60,6 +63,8 @@ class CropSettings:
   padding: float = 1.25
   scale: float = 0.4
   canvas: int = 512
+  shift: float = 0.0
+  half_body: bool = False
 
 
 class PoseBuilder(tfds.core.GeneratorBasedBuilder):
@@ -231,7 +236,9 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _read_images(self, name):
     """Yields (records, problem, whether an EXIF orientation is ignored) of each image in order."""
-    read = functools.partial(_READERS[name], self.splits[name].image_folder, self.crops)
+    read = functools.partial(
+      _READERS[name], self.splits[name].image_folder, self.crops, self.skeleton
+    )
     return workers.in_order(read, self._entries(name), self.processes)
 
   def _entries(self, name):
@@ -250,15 +257,31 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     return '\n'.join(lines)
 
 
-def train_patch(image: np.ndarray, box, crops: CropSettings) -> image_files.Patch:
-  """Cuts the part of an image that training crops of the person in this box can reach.
+def train_patch(
+  image: np.ndarray,
+  person: annotation_types.Person,
+  crops: CropSettings,
+  skeleton: skeletons.Skeleton,
+) -> image_files.Patch:
+  """Cuts the part of an image that training crops of this person can reach.
 
   The zoom fits the whole reach on the canvas, whether or not all of it lies in the image, so people
   of equal size have patches of equal resolution wherever they stand. Therefore neighbouring pixels
   of a height x width crop lie at most canvas / hypot(height, width) patch pixels apart.
   """
-  center, size = geometry.box_to_region(box, crops.aspect, crops.padding)
-  low, high = geometry.reach(center, size, crops.scale, rotated=True)
+  center, size = geometry.box_to_region(person.box, crops.aspect, crops.padding)
+  centers, sizes = [center], [size]
+  if crops.half_body:
+    labelled, lower = person.visible > 0, np.array(skeleton.lower_body())
+    for chosen in (labelled & lower, labelled & ~lower):
+      if chosen.any():
+        half = geometry.keypoint_region(person.keypoints, chosen, size, augment.HALF_BODY_PADDING)
+        centers.append(half[0])
+        sizes.append(half[1])
+  low, high = geometry.reach(
+    np.array(centers), np.array(sizes), crops.scale, rotated=True, shift=crops.shift
+  )
+  low, high = low.min(0), high.max(0)
   zoom = crops.canvas / ((high - low).max() + image_files.MARGIN)
   return image_files.cut_patch(image, low, high, crops.canvas, max_zoom=min(1.0, zoom))
 
@@ -267,22 +290,22 @@ def train_patch(image: np.ndarray, box, crops: CropSettings) -> image_files.Patc
 # raised, so that all of them are found.
 
 
-def _read_people(folder, crops, entry):
+def _read_people(folder, crops, skeleton, entry):
   """Reads an image of split train; returns (one record per person, problem or None, turned)."""
   _, image, turned, problem = _read(folder, entry)
   if problem:
     return None, problem, turned
   records = []
   for person in entry.people:
-    patch = train_patch(image, person.box, crops)
+    patch = train_patch(image, person, crops, skeleton)
     data = image_files.encode_jpeg(patch.pixels, JPEG_QUALITY)
     records.append((person.id, _record(entry, data, [person], patch.origin, patch.zoom)))
   return records, None, turned
 
 
-def _read_image(folder, crops, entry):
+def _read_image(folder, crops, skeleton, entry):
   """Reads an image of split validation; returns (its record, problem or None, turned)."""
-  del crops  # evaluation cuts its own patches
+  del crops, skeleton  # evaluation cuts its own patches
   data, _, turned, problem = _read(folder, entry)
   if problem:
     return None, problem, turned

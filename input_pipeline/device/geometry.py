@@ -31,6 +31,33 @@ def box_to_region(box, aspect: float, padding: float):
   return center, size * padding
 
 
+def keypoint_region(keypoints, chosen, region_size, padding: float):
+  """Returns the region to crop around some of a person's keypoints.
+
+  It is centred on the mean of the keypoints, and contains their extent times the padding. Its size
+  is at least a quarter of the person's own region, and at most all of it.
+
+  Args:
+    keypoints: [.., K, 2] xy in pixels.
+    chosen: [.., K] bool, the keypoints to crop around. Where none is chosen, the result is finite,
+      but has no meaning.
+    region_size: [.., 2] size of the person's own region.
+    padding: factor on the extent.
+
+  Returns:
+    center [.., 2] and size [.., 2], in pixels.
+  """
+  xp = _numpy_of(keypoints, chosen, region_size)
+  chosen = chosen[..., None]
+  center = xp.where(chosen, keypoints, 0).sum(-2) / xp.maximum(chosen.sum(-2), 1)
+  # Keypoints that are not chosen take the place of the centre.
+  points = xp.where(chosen, keypoints, center[..., None, :])
+  extent = (points.max(-2) - points.min(-2)) * padding / region_size
+  # The larger side decides; the region keeps its aspect ratio.
+  fraction = xp.clip(extent.max(-1, keepdims=True), 0.25, 1.0)
+  return center, (region_size * fraction).astype(region_size.dtype)
+
+
 def region_to_crop(center, size, crop_size, rotation=0.0, flip=False):
   """Returns the matrix from image xy to crop xy.
 
@@ -85,21 +112,24 @@ def heatmap_to_image(points, center, size, heatmap_size):
   return xp.stack([x, y], -1) * (size[..., None, :1] / width) + center[..., None, :]
 
 
-def reach(center, size, scale: float = 0.0, rotated: bool = False):
-  """Returns the rectangle that contains all crops of a region under random scale and rotation.
+def reach(center, size, scale: float = 0.0, rotated: bool = False, shift: float = 0.0):
+  """Returns the rectangle that contains all crops of a region under augmentation.
 
   Args:
     center, size: [.., 2] centre and size of the region.
     scale: fraction by which the region may grow.
     rotated: whether it may be rotated, by any angle; half the diagonal then bounds both directions.
+    shift: fraction of the size by which the centre may move along each axis.
 
   Returns:
     low [.., 2] and high [.., 2], xy corners in image pixels.
   """
   xp = _numpy_of(center, size)
-  center, half = xp.asarray(center), xp.asarray(size) * (0.5 * (1 + scale))
+  center, size = xp.asarray(center), xp.asarray(size)
+  half = size * (0.5 * (1 + scale))
   if rotated:
     half = xp.sqrt(xp.square(half).sum(-1, keepdims=True)) * xp.ones_like(half)
+  half = half + shift * size
   return center - half, center + half
 
 

@@ -14,6 +14,8 @@ from mrpose_jax.input_pipeline.host import records
 
 # Metadata keys of the crop settings that the patches were cut for.
 CROPS = ('aspect', 'padding', 'scale', 'canvas')
+# Settings that older preparations do not have, and what their patches were cut for.
+NEWER_CROPS = {'shift': 0.0, 'half_body': False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ def open_dataset(name: str, data_dir) -> Dataset:
     dataset = Dataset(
       folder=folder,
       skeleton=skeletons.from_dict(metadata['skeleton']),
-      crops={key: float(metadata['crops'][key]) for key in CROPS},
+      crops={key: float((NEWER_CROPS | metadata['crops'])[key]) for key in (*CROPS, *NEWER_CROPS)},
       annotation_files=metadata['annotation_files'],
       test_sets=metadata['test_sets'],
       images_sha256=metadata['images_sha256'],

@@ -7,14 +7,19 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from mrpose_jax import codecs
 from mrpose_jax import errors
+from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.datasets import mpii
 from mrpose_jax.input_pipeline.datasets import pose_builder
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.formats import annotation_types
 from mrpose_jax.input_pipeline.formats import coco_json
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import shared_data
@@ -112,7 +117,7 @@ def test_training_crops_of_patches_are_those_of_the_image():
   for seed in range(6):
     image, people = synthetic_people.render_scene(seed)
     for person in people:
-      patch = pose_builder.train_patch(image, person['box'], crops)
+      patch = pose_builder.train_patch(image, person_in(person['box']), crops, skeletons.COCO)
       np.testing.assert_array_equal(patch.zoom, [1, 1])
       data = image_files.encode_jpeg(patch.pixels, pose_builder.JPEG_QUALITY)
       to_image = np.array([[1, 0, patch.origin[0]], [0, 1, patch.origin[1]]])
@@ -126,6 +131,41 @@ def test_training_crops_of_patches_are_those_of_the_image():
   assert len(quality) > 20
   assert np.mean(np.array(quality) >= 40) >= 0.95
   assert np.mean(quality) >= 40
+
+
+def person_in(box, keypoints=None):
+  """An annotated person in this box; all keypoints are labelled, by default in the box's corner."""
+  keypoints = np.tile(box[:2], (17, 1)) if keypoints is None else keypoints
+  return annotation_types.Person(1, np.array(box, float), 0.0, keypoints, np.ones(17, np.int32))
+
+
+def test_patches_hold_all_that_shift_and_half_body_can_show():
+  """In an image that is large enough, no crop of the patch has a pixel from beyond it."""
+  r = np.random.default_rng(0)
+  image = np.full((1000, 1000, 3), 255, np.uint8)
+  crops = pose_builder.CropSettings(scale=0.25, shift=0.2, half_body=True, canvas=2000)
+  augmentation = augment.Augmentation(
+    rotation=180.0, scale=0.25, flip=0.5, draw='uniform', shift=0.2, half_body=1.0
+  )
+  examples = []
+  for _ in range(40):
+    keypoints = r.uniform(440, 560, (17, 2)).astype(np.float32)
+    person = person_in([450, 450, 100, 100], keypoints)
+    patch = pose_builder.train_patch(image, person, crops, skeletons.COCO)
+    assert (patch.zoom == 1).all()
+    region = geometry.box_to_region(person.box, crops.aspect, crops.padding)
+    examples.append(batching.person_example(patch, *region, keypoints, person.visible))
+  batch = batching.stack(examples, 800)
+  drawn = augment.draw(jax.random.key(0), len(examples), augmentation)
+  codec = codecs.Codec((64, 48), (16, 12))
+  inputs, _, _ = jax.jit(augment.crop_people, static_argnums=(2, 3))(
+    batch, drawn, codec, skeletons.COCO
+  )
+  assert augment.to_pixels(np.asarray(inputs), 'rgb').min() == 255
+  plain = pose_builder.CropSettings(scale=0.25)
+  assert (
+    pose_builder.train_patch(image, person, plain, skeletons.COCO).pixels.size < patch.pixels.size
+  )
 
 
 def crop_of(pixels, matrix):
@@ -144,7 +184,7 @@ def test_a_training_crop_never_steps_farther_than_the_canvas_allows():
     for _ in range(50):
       corner, sides = rng.uniform(-20, 300, 2), rng.uniform(1, 400, 2)
       box = np.concatenate([corner, sides])
-      patch = pose_builder.train_patch(image, box, crops)
+      patch = pose_builder.train_patch(image, person_in(box), crops, skeletons.COCO)
       _, size = geometry.box_to_region(box, crops.aspect, crops.padding)
       step = 1.4 * size[0] / 192 * patch.zoom.max()  # patch pixels per crop pixel
       assert step <= canvas / np.hypot(256, 192)
