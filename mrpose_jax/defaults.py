@@ -55,6 +55,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.sigmas = ()
   # Standard deviation of the target Gaussians in heatmap pixels.
   config.data.sigma = 2.0
+  # Codec, which draws target heatmaps and decodes heatmaps: 'paper', 'dark' or 'udp', see
+  # mrpose_jax/codecs.py. The network learns the codec's geometry, so a workdir keeps its codec.
+  config.data.codec = 'paper'
   # Number of processes that decode images; 0 decodes in threads.
   config.data.num_workers = 0
 
@@ -67,8 +70,24 @@ def get_config() -> ml_collections.ConfigDict:
   # Probability of mirroring; None is 0.5 where flip pairs are known, else 0.
   config.augment.flip = config_dict.placeholder(float)
   # Distribution of rotation and scale: 'uniform' or 'normal', see
-  # input_pipeline/device/augment.py.
+  # input_pipeline/device/augment.py, also for the fields that follow.
   config.augment.draw = 'uniform'
+  # Probability that a crop is rotated at all; None is 1 for 'uniform' and 0.6 for 'normal'.
+  config.augment.rotation_probability = config_dict.placeholder(float)
+  # (smallest, largest) factor on the region's size, in the place of augment.scale; () for none.
+  config.augment.scale_range = ()
+  # Largest shift of the region along each axis, as a fraction of its size.
+  config.augment.shift = 0.0
+  # Probability of cropping only the upper or lower half of a person.
+  config.augment.half_body = 0.0
+  # Largest changes of the factors on brightness, contrast and saturation.
+  config.augment.brightness = 0.0
+  config.augment.contrast = 0.0
+  config.augment.saturation = 0.0
+  # Largest turn of the hue, as a fraction of the colour circle.
+  config.augment.hue = 0.0
+  # Probability of dropping a rectangle of the crop.
+  config.augment.dropout = 0.0
 
   config.train = ml_collections.ConfigDict()
   # Number of people per training step, over all devices.
@@ -77,12 +96,28 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.accumulate = 1
   # Number of epochs of training.
   config.train.epochs = 170.0
-  # Adam's initial learning rate.
+  # Optimizer: 'adam' or 'adamw'.
+  config.train.optimizer = 'adam'
+  # AdamW's weight decay of kernels; biases and batch norm have none.
+  config.train.weight_decay = 0.05
+  # The optimizer's initial learning rate, after the warm-up.
   config.train.learning_rate = 1e-3
+  # Epochs in which the learning rate rises linearly from 0; 0 for none.
+  config.train.warmup_epochs = 0.0
+  # Schedule of the learning rate: 'piecewise' (drops) or 'cosine' (falls to 0 at the end).
+  config.train.schedule = 'piecewise'
   # Epochs after which the learning rate drops.
   config.train.drop_epochs = (120.0, 150.0)
   # Factor that each drop multiplies the learning rate by.
   config.train.drop_factor = 0.1
+  # Largest norm of the gradient, to which larger ones are scaled down; 0 for no limit.
+  config.train.gradient_clip = 0.0
+  # Number of keypoints of each person with the largest errors that the loss counts (OHKM); 0 for
+  # all of them.
+  config.train.hard_keypoints = 0
+  # Decay per step of an exponential moving average of the network's variables, which is kept beside
+  # them; 0 for none.
+  config.train.ema = 0.0
   # Steps between two logged lines of metrics.
   config.train.log_every = 100
   # Number of early steps to record in a profiler trace below WORKDIR/profile; 0 records none.
@@ -103,8 +138,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.canvas = 640
   # Average the heatmaps with those of the mirrored image; None does so where flip pairs are known.
   config.eval.flip_test = config_dict.placeholder(bool)
-  # Offset that decoding adds to a heatmap's peak: 'quarter' of a pixel, or 'none'.
-  config.eval.offset = 'quarter'
+  # Evaluate and predict with the moving average of the variables; None does so where there is one.
+  config.eval.ema = config_dict.placeholder(bool)
+  # Factors on the region's size; the heatmaps of all are averaged (multi-scale test).
+  config.eval.scales = (1.0,)
+  # Offset that decoding adds to a heatmap's peak: 'quarter' of a pixel, 'dark' (a Taylor step), or
+  # 'none'; None is that of the codec, 'quarter' for 'paper' and 'dark' for 'dark' and 'udp'.
+  config.eval.offset = config_dict.placeholder(str)
   # COCO detection file whose boxes are used; '' uses the annotated boxes.
   config.eval.detections = ''
   # Detections with a score below this are ignored.

@@ -71,6 +71,7 @@ def predict_split(
     config.eval.batch_size,
     config.eval.canvas,
     detections,
+    max(config.eval.scales),
     jax.process_index(),
     jax.process_count(),
   )
@@ -169,7 +170,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   def restore(step):
     meta = checkpoints.meta(step)
     configuration.match_workdir(config, meta['config'], workdir)
-    return checkpoints.restore_variables(step, target), meta
+    return checkpoints.restore_variables(step, target, config.eval.ema), meta
 
   step, (variables, meta) = checkpoints.read(step, restore)
   checkpoints.close()

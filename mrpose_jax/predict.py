@@ -7,6 +7,7 @@ import ml_collections
 from jax import numpy as jnp
 
 from mrpose_jax import codecs
+from mrpose_jax import errors
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.device import geometry
@@ -31,13 +32,21 @@ def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_netw
 
 
 def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
-  """Builds the codec that a configuration describes."""
+  """Builds the codec that a configuration describes.
+
+  Raises:
+    ConfigError: there is no such codec.
+    ValueError: the offset or sigma is none that the codec knows.
+  """
   height, width = config.data.image_size
-  return codecs.Codec(
+  name = config.data.codec
+  if name not in codecs.CODECS:
+    raise errors.ConfigError(f'data.codec={name!r}: use one of {", ".join(codecs.CODECS)}')
+  return codecs.CODECS[name](
     image_size=(height, width),
     heatmap_size=(height // 4, width // 4),
     sigma=config.data.sigma,
-    offset=config.eval.offset,
+    **({} if config.eval.offset is None else {'offset': config.eval.offset}),
   )
 
 
@@ -47,13 +56,13 @@ def make_predict_heatmaps(
   """Returns the pure function (variables, PersonBatch) -> inputs, heatmaps.
 
   The inputs are the normalised crops [N, H, W, 3]. The heatmaps are [N, h, w, K]; with the flip
-  test they are the mean over the crops and their mirror images.
+  test they are the mean over the crops and their mirror images, and with several `eval.scales` the
+  mean over these.
   """
   crop, to_heatmaps, _ = _parts(config, skeleton)
 
   def predict_heatmaps(variables, batch):
-    inputs = crop(batch)
-    return inputs, to_heatmaps(variables, inputs)
+    return crop(batch), to_heatmaps(variables, lambda scale: crop(batch, scale))
 
   return predict_heatmaps
 
@@ -69,7 +78,8 @@ def make_predict_people(
   crop, to_heatmaps, to_people = _parts(config, skeleton)
 
   def predict_people(variables, batch):
-    return to_people(to_heatmaps(variables, crop(batch)), batch.center, batch.size)
+    heatmaps = to_heatmaps(variables, lambda scale: crop(batch, scale))
+    return to_people(heatmaps, batch.center, batch.size)
 
   return predict_people
 
@@ -106,13 +116,15 @@ def make_predict_fn(
     origin, zoom = jnp.zeros((n, 2), jnp.float32), jnp.ones((n, 2), jnp.float32)
     unknown = jnp.zeros((n, 1, 2), jnp.float32)
 
-    def crop_one_each(center, size):
-      return crop(
-        batching.PersonBatch(images, origin, zoom, center, size, unknown, unknown[..., 0])
-      )
+    def crop_all(scale):
+      def crop_one_each(center, size):
+        people = batching.PersonBatch(images, origin, zoom, center, size, unknown, unknown[..., 0])
+        return crop(people, scale)
 
-    inputs = jax.vmap(crop_one_each, 1, 1)(center, size)  # [N, M, height, width, 3]
-    heatmaps = to_heatmaps(variables, inputs.reshape(n * m, *inputs.shape[2:]))
+      inputs = jax.vmap(crop_one_each, 1, 1)(center, size)  # [N, M, height, width, 3]
+      return inputs.reshape(n * m, *inputs.shape[2:])
+
+    heatmaps = to_heatmaps(variables, crop_all)
     people = to_people(heatmaps, center.reshape(n * m, 2), size.reshape(n * m, 2))
     people = people.reshape(n, m, *people.shape[1:])
     return jnp.where(has_area[..., None, None], people, 0)
@@ -121,28 +133,41 @@ def make_predict_fn(
 
 
 def _parts(config, skeleton):
-  """Three pure functions: PersonBatch to inputs, inputs to heatmaps, heatmaps to people."""
+  """Three pure functions that prediction consists of.
+
+  Returns:
+    crop: (PersonBatch, factor on the regions' size) -> inputs [N, H, W, 3].
+    to_heatmaps: (variables, function of such a factor that returns inputs) -> [N, h, w, K].
+    to_people: (heatmaps, center [N, 2], size [N, 2]) -> [N, K, 3].
+  """
   model, codec = model_of(config, skeleton.num_keypoints), codec_of(config)
-  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
   flip_test = skeleton.mirroring(config.eval.flip_test, True)
+  scales = tuple(config.eval.scales)
   channel_order = config.model.channel_order
 
-  def crop(batch):
-    return augment.crop_people(batch, None, codec.image_size, order, channel_order)[0]
+  def crop(batch, scale=1.0):
+    batch = batch._replace(size=batch.size * scale) if scale != 1 else batch
+    return augment.crop_people(batch, None, codec, skeleton, channel_order)[0]
 
-  def to_heatmaps(variables, inputs):
+  def predict_heatmaps(variables, inputs):
     if not flip_test:
       return model.apply(variables, inputs, train=False)
     # Each crop is followed by its mirror image, so that both stay on the same device.
     both = jnp.stack([inputs, inputs[:, :, ::-1]], 1)  # [N, 2, H, W, 3]
     heatmaps = model.apply(variables, both.reshape(-1, *inputs.shape[1:]), train=False)
     heatmaps = heatmaps.reshape(-1, 2, *heatmaps.shape[1:])
-    mirrored = codecs.flip_heatmaps(heatmaps[:, 1], skeleton.flip_pairs)
+    mirrored = codec.flip(heatmaps[:, 1], skeleton.flip_pairs)
     return 0.5 * (heatmaps[:, 0] + mirrored)
+
+  def to_heatmaps(variables, crop_at):
+    if scales == (1.0,):
+      return predict_heatmaps(variables, crop_at(1.0))
+    heatmaps = [codec.rescale(predict_heatmaps(variables, crop_at(s)), s) for s in scales]
+    return sum(heatmaps) / len(scales)
 
   def to_people(heatmaps, center, size):
     points, scores = codec.decode(heatmaps)
-    points = geometry.heatmap_to_image(points, center, size, codec.heatmap_size)
+    points = codec.heatmap_to_image(points, center, size)
     return jnp.concatenate([points, scores[..., None]], -1)
 
   return crop, to_heatmaps, to_people

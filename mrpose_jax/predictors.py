@@ -194,7 +194,7 @@ class Predictor:
   def _examples(self, image, boxes):
     """Yields a PersonBatch row for each box."""
     center, size = geometry.box_to_region(boxes, **self._region)
-    low, high = geometry.reach(center, size)
+    low, high = geometry.reach(center, size * max(self.config.eval.scales))
     canvas = self.config.eval.canvas
     unknown = np.zeros((self.skeleton.num_keypoints, 2), np.float32)
     for i in range(len(boxes)):
@@ -239,19 +239,21 @@ def load_predictor(
   batch_size: int | None = None,
   dtype: str | None = None,
   device: jax.Device | None = None,
+  ema: bool | None = None,
+  scales: Sequence[float] | None = None,
 ) -> Predictor:
   """Makes the predictor of a training run's best step, or of one checkpoint.
 
   Args:
     workdir: workdir of a training run, or the folder WORKDIR/checkpoints/STEP of a checkpoint.
-    flip_test, offset, batch_size: replace the values of the run's own `config.eval`.
+    flip_test, offset, batch_size, ema, scales: replace the values of the run's own `config.eval`.
     dtype: replaces the run's own `config.model.dtype`: 'float32' or 'bfloat16'.
     device: the device to predict on; by default the first of this process.
 
   Raises:
     CheckpointError: there is no usable checkpoint.
     ConfigError: an unknown dtype.
-    ValueError: the offset is neither 'quarter' nor 'none', or the batch size is below 1.
+    ValueError: the offset is unknown, or the batch size is below 1.
 
   >>> predictor = load_predictor('runs/quickstart', flip_test=False, batch_size=16)
   >>> predictor.skeleton.keypoints[0]
@@ -261,9 +263,10 @@ def load_predictor(
   >>> jax.jit(predictor.predict_fn)(predictor.variables, images, boxes).shape
   (1, 1, 17, 3)
   """
-  variables, meta, step = restore(workdir, device)
+  variables, meta, step = restore(workdir, device, ema)
   config = ml_collections.ConfigDict(meta['config'])
   _set(config.eval, flip_test=flip_test, offset=offset, batch_size=batch_size)
+  _set(config.eval, scales=None if scales is None else tuple(scales))
   _set(config.model, dtype=dtype)
   skeleton, crops = skeletons.from_dict(meta['skeleton']), meta['crops']
   return Predictor(variables, config, skeleton, crops['aspect'], crops['padding'], step)
@@ -276,8 +279,14 @@ def _set(section, **values):
     raise ValueError(f'batch_size {section.batch_size}: must be at least 1')
 
 
-def restore(workdir: str | os.PathLike, device: jax.Device | None = None) -> tuple[dict, dict, int]:
+def restore(
+  workdir: str | os.PathLike, device: jax.Device | None = None, ema: bool | None = None
+) -> tuple[dict, dict, int]:
   """Restores a training run's best checkpoint, or the checkpoint whose folder is given.
+
+  Args:
+    workdir, device: see `load_predictor`.
+    ema: restore the moving average of the variables; None leaves it to the run's `config.eval.ema`.
 
   Returns:
     Its variables on `device` (by default this process's first device), its `meta`, and its step.
@@ -295,7 +304,8 @@ def restore(workdir: str | os.PathLike, device: jax.Device | None = None) -> tup
     num_keypoints = len(meta['skeleton']['keypoints'])
     model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
     target = checkpoint.restore_target(training_step.abstract_variables(model), place)
-    return checkpoints.restore_variables(step, target), meta
+    average = meta['config']['eval']['ema'] if ema is None else ema
+    return checkpoints.restore_variables(step, target, average), meta
 
   step, (variables, meta) = checkpoints.read(step, read)
   checkpoints.close()

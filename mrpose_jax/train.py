@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from jax import numpy as jnp
 
 from mrpose_jax import errors
 from mrpose_jax import evaluate
@@ -52,7 +53,7 @@ class Run:
     workdir: folder that the run writes to.
     mesh: all devices of all processes.
     model: the network.
-    optimizer: Adam.
+    optimizer: Adam or AdamW.
     schedule: step -> learning rate.
     train_step: compiled on its first call.
     predict_step: compiled on its first call.
@@ -114,7 +115,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
 
 
 def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, workdir) -> Run:
-  """Makes network, optimizer and step functions; nothing is computed yet."""
+  """Makes network, optimizer and step functions; nothing is computed yet.
+
+  Raises:
+    ConfigError: `eval.ema` is True, but the run keeps no moving average.
+    DataError: the file of `eval.detections` cannot be used with these data.
+  """
+  if config.eval.ema and not config.train.ema:
+    raise errors.ConfigError('eval.ema=True: the run keeps no moving average, because train.ema=0')
   num_people = len(dataset.source('train'))
   to_steps = functools.partial(steps_of, num_people=num_people, batch_size=config.train.batch_size)
   total_steps = to_steps(config.train.epochs)
@@ -126,12 +134,8 @@ def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, wor
   mesh = parallel.data_mesh()
   replicated, batched = parallel.replicated(mesh), parallel.batched(mesh)
   model = predict.model_of(config, dataset.skeleton.num_keypoints)
-  schedule = optimizers.piecewise_schedule(
-    config.train.learning_rate,
-    config.train.drop_factor,
-    tuple(to_steps(epoch) for epoch in config.train.drop_epochs),
-  )
-  optimizer = optimizers.adam(schedule)
+  schedule = optimizers.schedule_of(config.train, to_steps)
+  optimizer = optimizers.optimizer_of(config.train, schedule)
   train_step = training_step.make_train_step(
     model,
     optimizer,
@@ -141,6 +145,8 @@ def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, wor
     config.seed,
     config.model.channel_order,
     config.train.accumulate,
+    config.train.hard_keypoints,
+    config.train.ema,
   )
   predict_step = predict.make_predict_people(config, dataset.skeleton)
   return Run(
@@ -180,7 +186,9 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> training_
       network.
   """
   config, replicated = run.config, parallel.replicated(run.mesh)
-  create = functools.partial(training_step.create, run.model, run.optimizer)
+  create = functools.partial(
+    training_step.create, run.model, run.optimizer, ema=config.train.ema > 0
+  )
   key = jax.random.key(config.seed)
   step = checkpoints.latest_step()
   if step is not None:
@@ -199,6 +207,8 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> training_
   if config.model.pretrained:
     variables = importing.pretrained(config.model.pretrained, run.model, config.model.channel_order)
     state = state.replace(**jax.device_put(variables, replicated))
+    if state.ema is not None:
+      state = state.replace(ema=jax.tree.map(jnp.copy, state.variables))
   return state
 
 
@@ -288,7 +298,7 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
   stop_if_asked = functools.partial(_stop_if_asked, signals, checkpoints, step)
   with progress.paused():
     predictions = evaluate.predict_split(
-      *(run.predict_step, state.variables, run.dataset, run.detections),
+      *(run.predict_step, state.evaluated(run.config.eval.ema), run.dataset, run.detections),
       *(run.config, run.mesh, stop_if_asked),
     )
     metrics, kept = evaluate.score(predictions, run.dataset, run.config)

@@ -12,6 +12,7 @@ from jax import numpy as jnp
 
 from mrpose_jax import codecs
 from mrpose_jax import losses
+from mrpose_jax import optimizers
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import batching
@@ -24,7 +25,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: int32 scalar, number of steps done.
     params, batch_stats: the network's variables.
-    opt_state: Adam's moments and count.
+    opt_state: the optimizer's moments and count.
+    ema: moving average of the variables, {'params', 'batch_stats'}, or None.
     diverged: bool scalar. If True, the next step was not finite, and the rest is from before it.
   """
 
@@ -33,15 +35,23 @@ class TrainState(struct.PyTreeNode):
   batch_stats: Any
   opt_state: Any
   diverged: jax.Array
+  ema: Any = None
 
   @property
   def variables(self):
     """The variables for `model.apply`."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
+  def evaluated(self, ema: bool | None):
+    """The variables to evaluate: the moving average if `ema`, or where there is one if None."""
+    return self.variables if self.ema is None or ema is False else self.ema
+
 
 def create(
-  model: pose_network.PoseNetwork, optimizer: optax.GradientTransformation, key: jax.Array
+  model: pose_network.PoseNetwork,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  ema: bool = False,
 ) -> TrainState:
   """Initialises a state. Jit it with output shardings to create the arrays on their devices."""
   # The variables do not depend on the image size, so a small image is enough.
@@ -52,6 +62,8 @@ def create(
     batch_stats=variables['batch_stats'],
     opt_state=optimizer.init(variables['params']),
     diverged=jnp.zeros((), bool),
+    # A copy, because the state is donated to the training step.
+    ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
   )
 
 
@@ -93,16 +105,13 @@ def make_examples(
 
   Augmentation is drawn from (seed, step) alone.
   """
-  order = skeletons.flip_order(skeleton.flip_pairs, skeleton.num_keypoints)
   flip = skeleton.mirroring(augmentation.flip, 0.5)
   augmentation = dataclasses.replace(augmentation, flip=flip)
 
   def examples_of(step, batch):
     key = jax.random.fold_in(jax.random.key(seed), step)
     draws = augment.draw(key, batch.patches.shape[0], augmentation)
-    inputs, keypoints, visible = augment.crop_people(
-      batch, draws, codec.image_size, order, channel_order
-    )
+    inputs, keypoints, visible = augment.crop_people(batch, draws, codec, skeleton, channel_order)
     return Examples(draws, inputs, keypoints, visible, *codec.encode(keypoints, visible))
 
   return examples_of
@@ -117,12 +126,15 @@ def make_train_step(
   seed: int,
   channel_order: str = 'rgb',
   accumulate: int = 1,
+  hard_keypoints: int = 0,
+  ema: float = 0.0,
 ) -> Callable[[TrainState, batching.PersonBatch], tuple[TrainState, dict]]:
   """Returns the pure function (TrainState, PersonBatch) -> (TrainState, metrics).
 
   The metrics are 'loss' and 'gradient_norm', scalars on the device. With `accumulate`, the network
   sees the batch in that many parts, each normalised by its own batch statistics, and one update is
-  made with their mean gradient.
+  made with their mean gradient. `hard_keypoints` and `ema` are `train.hard_keypoints` and
+  `train.ema` of the configuration.
 
   A step whose loss or gradient is not finite changes nothing but `diverged`, and so do all later
   steps.
@@ -135,7 +147,9 @@ def make_train_step(
   def loss_fn(params, batch_stats, inputs, target, weights):
     variables = {'params': params, 'batch_stats': batch_stats}
     heatmaps, updated = model.apply(variables, inputs, train=True, mutable=['batch_stats'])
-    return losses.keypoint_mse_loss(heatmaps, target, weights), updated['batch_stats']
+    return losses.keypoint_mse_loss(heatmaps, target, weights, hard_keypoints), updated[
+      'batch_stats'
+    ]
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -153,6 +167,9 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
+    if ema:
+      average = optimizers.moving_average(state.ema, updated.variables, updated.step, ema)
+      updated = updated.replace(ema=average)
     gradient_norm = optax.tree.norm(gradients)
     # The host looks at losses some steps later; until then a diverged state stays as it was.
     diverged = state.diverged | ~jnp.isfinite(loss + gradient_norm)

@@ -35,3 +35,17 @@ def test_shapes_that_do_not_belong_together(shape):
   heatmaps = jnp.zeros((1, 4, 4, 2))
   with pytest.raises(ValueError, match=r'\[N, K\]'):
     losses.keypoint_mse_loss(heatmaps, heatmaps, jnp.ones(shape))
+
+
+def test_hard_keypoints_by_hand():
+  """The mean squared errors of the keypoints are 1, 4, 9 and 0; the mean of two largest is 6.5.
+
+  An unlabelled keypoint is never hard.
+  """
+  predicted = np.broadcast_to(np.float32([1, 2, 3, 5]), (1, 2, 2, 4))
+  weights = np.array([[1.0, 1, 1, 0]])
+  loss = losses.keypoint_mse_loss(predicted, np.zeros_like(predicted), weights, hard_keypoints=2)
+  np.testing.assert_allclose(loss, 0.5 * 6.5, rtol=1e-6)
+  every = losses.keypoint_mse_loss(predicted, np.zeros_like(predicted), weights, hard_keypoints=4)
+  plain = losses.keypoint_mse_loss(predicted, np.zeros_like(predicted), weights)
+  np.testing.assert_allclose(every, plain, rtol=1e-6)

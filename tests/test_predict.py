@@ -136,7 +136,7 @@ def test_settings_of_its_own(workdir, predictor):
   # Without the offset every keypoint lies on a pixel of the 16 x 16 heatmap.
   np.testing.assert_allclose((pixels + 0.5) * 16 % 1, 0, atol=2e-4)
   assert np.abs(people[..., 2] - predictor(image, BOXES)[..., 2]).max() > 1e-3
-  with pytest.raises(ValueError, match="'quarter' or 'none'"):
+  with pytest.raises(ValueError, match="offset 'half': use one of quarter, dark, none"):
     mrpose_jax.load_predictor(workdir, offset='half')
   with pytest.raises(ValueError, match='batch_size 0: must be at least 1'):
     mrpose_jax.load_predictor(workdir, batch_size=0)
@@ -145,7 +145,7 @@ def test_settings_of_its_own(workdir, predictor):
 def test_a_run_from_before_a_field_was_there(tmp_path, predictor):
   without = (('model', 'norm_groups'), ('eval', 'offset'))
   older = mrpose_jax.load_predictor(tiny_run.write(tmp_path / 'run', without=without))
-  assert older.config.eval.offset == 'quarter'
+  assert older.config.eval.offset is None
   np.testing.assert_array_equal(older(picture(), BOXES), predictor(picture(), BOXES))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from mrpose_jax import errors
 from mrpose_jax import optimizers
 from mrpose_jax import predict
+from mrpose_jax import predictors
 from mrpose_jax import train
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
@@ -18,6 +20,7 @@ from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
+from mrpose_jax.runtime import preemption
 from mrpose_jax.runtime import profiling
 from tests.helpers import tiny_people
 
@@ -78,6 +81,53 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
     other = tiny_people.config()
     other.seed = 1
     train.train_and_evaluate(other, workdir)
+
+
+def test_the_whole_recipe_resumes_with_the_same_bits(tmp_path, monkeypatch):
+  """UDP, AdamW, warm-up, cosine, clipping, hard keypoints, moving average, two test scales."""
+
+  config = tiny_people.config(
+    optimizer='adamw',
+    schedule='cosine',
+    warmup_epochs=0.5,
+    gradient_clip=0.01,
+    hard_keypoints=8,
+    ema=0.9,
+  )
+  config.data.codec = 'udp'
+  config.augment.update({'rotation_probability': 0.6, 'hue': 0.1, 'dropout': 0.5})
+  config.augment.scale_range = (0.5, 1.25)
+  config.eval.scales = (1.0, 1.2)
+  train.train_and_evaluate(config, tmp_path / 'whole')
+  calls = itertools.count()
+  with monkeypatch.context() as patch, pytest.raises(errors.Stopped, match='SIGTERM at step 3'):
+    patch.setattr(preemption.StopSignals, 'asked', lambda _: 'SIGTERM' * (next(calls) >= 2))
+    train.train_and_evaluate(config, tmp_path / 'broken')
+  train.train_and_evaluate(config, tmp_path / 'broken')
+  run = train.build(config, prepared_data.open_dataset('coco', config.data.data_dir), None)
+  create = functools.partial(training_step.create, run.model, run.optimizer, ema=True)
+  abstract = jax.eval_shape(create, jax.random.key(0))
+  target = checkpoint.restore_target(abstract, parallel.replicated(run.mesh))
+  whole, broken = (
+    checkpoint.Checkpoints(tmp_path / name).restore_state(run.total_steps, target)
+    for name in ('whole', 'broken')
+  )
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(broken), strict=True):
+    np.testing.assert_array_equal(a, b)
+  differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.variables, whole.ema)
+  assert max(jax.tree.leaves(differences)) > 1e-4  # the average is not the latest state
+
+  # Prediction restores the average by default.
+  raw, average = (predictors.restore(tmp_path / 'whole', ema=ema)[0] for ema in (False, None))
+  np.testing.assert_array_equal(
+    average['params']['decoder']['head']['kernel'], whole.ema['params']['decoder']['head']['kernel']
+  )
+  np.testing.assert_array_equal(
+    raw['params']['decoder']['head']['kernel'], whole.params['decoder']['head']['kernel']
+  )
+  config.data.codec = 'dark'
+  with pytest.raises(errors.CheckpointError, match=r"data\.codec is 'udp' in the workdir"):
+    train.train_and_evaluate(config, tmp_path / 'whole')
 
 
 def test_settings_that_changed_are_named_on_resuming(tmp_path, caplog):
@@ -161,7 +211,15 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
     ('train', 'epochs', 0.0, 'train.epochs=0.0: must be positive'),
     ('data', 'image_size', (128, 100), 'multiples of 32'),
     ('data', 'image_size', (128, 128), 'prepared for width / height = 0.75'),
-    ('augment', 'scale', 0.5, 'prepared for at most 0.4'),
+    ('augment', 'scale', 0.5, r'--scale=0\.5 --shift=0 --overwrite'),
+    ('augment', 'scale_range', (0.5, 1.6), r'--scale=0\.6 --shift=0 --overwrite'),
+    ('augment', 'shift', 0.1, r'--scale=0\.4 --shift=0\.1 --overwrite'),
+    ('augment', 'half_body', 0.3, r'--scale=0\.4 --shift=0 --half_body --overwrite'),
+    ('data', 'codec', 'msra', "data.codec='msra': use one of paper, dark, udp"),
+    ('train', 'hard_keypoints', 18, 'train.hard_keypoints=18: coco has 17 keypoints'),
+    ('train', 'optimizer', 'sgd', 'use one of adam, adamw'),
+    ('eval', 'scales', (), 'eval.scales'),
+    ('eval', 'ema', True, 'keeps no moving average'),
     ('augment', 'draw', 'gaussian', 'augment.draw'),
     ('model', 'channel_order', 'gbr', 'channel_order'),
     ('eval', 'offset', 'half', 'offset'),

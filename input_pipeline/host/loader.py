@@ -109,6 +109,7 @@ def evaluation_batches(
   batch_size: int,
   canvas: int,
   detections: dict[str, np.ndarray] | None = None,
+  scale: float = 1.0,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[tuple[batching.PersonBatch, Rows]]:
@@ -123,6 +124,7 @@ def evaluation_batches(
     batch_size: global batch size; each process yields its share.
     canvas: side of the patches in pixels; a region that covers more image pixels is averaged down.
     detections: from `detection_files.read`; by default the annotated boxes are used.
+    scale: largest factor on the regions' size that is cropped, see `eval.scales`.
     process_index, process_count: as in jax.distributed.
 
   Yields:
@@ -161,7 +163,7 @@ def evaluation_batches(
     return record, box, np.full(len(rows), -1, np.int64), scores
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
-  patches = patches.map(add_boxes).map(_EvaluationPatches(dataset, canvas))
+  patches = patches.map(add_boxes).map(_EvaluationPatches(dataset, canvas, scale))
   patches = patches.to_iter_dataset(_READ)
   pairs = itertools.chain.from_iterable(patches)
   filler = batching.empty(dataset.skeleton.num_keypoints)
@@ -221,6 +223,7 @@ class _EvaluationPatches:
 
   dataset: prepared_data.Dataset
   canvas: int
+  scale: float
 
   def __call__(self, record_and_boxes):
     record, box, person_ids, scores = record_and_boxes
@@ -229,7 +232,7 @@ class _EvaluationPatches:
     crops = self.dataset.crops
     image = records.decode_image(record, _text(record['file_name']))
     center, size = geometry.box_to_region(box, crops['aspect'], crops['padding'])
-    low, high = geometry.reach(center, size)
+    low, high = geometry.reach(center, size * self.scale)
     unknown = np.zeros((self.dataset.skeleton.num_keypoints, 2), np.float32)
     examples = []
     for i in range(len(box)):

@@ -284,11 +284,9 @@ class Planner:
     mesh = sharding.Mesh(np.array(devices), ('data',))
     self.everywhere, self.split = parallel.replicated(mesh), parallel.batched(mesh)
     self.model = predict.model_of(config, self.skeleton.num_keypoints)
-    # The steps at which the learning rate drops are constants that do not affect the costs.
-    schedule = optimizers.piecewise_schedule(
-      config.train.learning_rate, config.train.drop_factor, (1000, 2000)
-    )
-    self.optimizer = optimizers.adam(schedule)
+    # The number of steps in an epoch is a constant that does not affect the costs.
+    schedule = optimizers.schedule_of(config.train, lambda epochs: round(1000 * epochs))
+    self.optimizer = optimizers.optimizer_of(config.train, schedule)
     self.augmentation = augment.Augmentation(**config.augment)
 
   def measure(self, name: str, people: int) -> tuple[compiled.Program | None, float]:
@@ -321,6 +319,8 @@ class Planner:
       self.skeleton,
       config.seed,
       config.model.channel_order,
+      hard_keypoints=config.train.hard_keypoints,
+      ema=config.train.ema,
     )
     outputs = (self.everywhere, self.everywhere)
     step = jax.jit(step, donate_argnums=0, out_shardings=outputs)
@@ -357,7 +357,9 @@ class Planner:
 
   def state(self) -> training_step.TrainState:
     """Returns the training state as shapes with shardings."""
-    create = functools.partial(training_step.create, self.model, self.optimizer)
+    create = functools.partial(
+      training_step.create, self.model, self.optimizer, ema=self.config.train.ema > 0
+    )
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere),
       jax.eval_shape(create, jax.random.key(0)),

@@ -1,8 +1,9 @@
 """Checkpoints: saving and restoring with Orbax, checking for damage, and removing old ones.
 
-A checkpoint is WORKDIR/checkpoints/STEP with three items: `variables` (the network), `training`
-(step and optimizer state) and `meta` (configuration, skeleton, and the data iterator's seed, batch
-size and data set; its position follows from the step). Prediction does not restore `training`.
+A checkpoint is WORKDIR/checkpoints/STEP with these items: `variables` (the network), `ema` (their
+moving average, if the run keeps one), `training` (step and optimizer state) and `meta`
+(configuration, skeleton, and the data iterator's seed, batch size and data set; its position
+follows from the step). Prediction restores `ema` or `variables`, and not `training`.
 
 Orbax treats every folder whose name is a number as a finished checkpoint, and restores a flipped
 bit without an error. So each checkpoint contains the SHA-256 digests of its files, written before
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax import numpy as jnp
 
 from mrpose_jax import errors
 from mrpose_jax import training_step
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar('_T')
 
-ITEMS = ('variables', 'training', 'meta')
+ITEMS = ('variables', 'ema', 'training', 'meta')
 DIGESTS, SCORE = 'digests.json', 'score.json'
 # Two, so that an intact checkpoint remains if the latest one is damaged.
 KEEP_LATEST = 2
@@ -134,13 +136,15 @@ class Checkpoints:
     self._move_aside(step)
     self._saving = step
     training = {'step': state.step, 'opt_state': state.opt_state}
-    self._saved_shapes = {'variables': _shapes(state.variables), 'training': _shapes(training)}
+    trees = {'variables': state.variables, 'training': training}
+    if state.ema is not None:
+      trees['ema'] = state.ema
+    self._saved_shapes = {item: _shapes(tree) for item, tree in trees.items()}
     with self._writing(step):
       self._orbax.save(
         self.folder / str(step),
         args=ocp.args.Composite(
-          variables=ocp.args.StandardSave(state.variables),
-          training=ocp.args.StandardSave(training),
+          **{item: ocp.args.StandardSave(tree) for item, tree in trees.items()},
           meta=ocp.args.JsonSave(meta),
         ),
       )
@@ -173,13 +177,29 @@ class Checkpoints:
   def meta(self, step: int) -> dict:
     return self._restore(step, meta=ocp.args.JsonRestore())['meta']
 
-  def restore_variables(self, step: int, target):
+  def has_ema(self, step: int) -> bool:
+    """Whether the checkpoint holds a moving average of the variables."""
+    return (self.folder / str(step) / 'ema').is_dir()
+
+  def restore_variables(self, step: int, target, ema: bool | None = None):
     """Restores the variables onto `target`, a tree of ShapeDtypeStruct with shardings.
 
+    Args:
+      step: step of the checkpoint.
+      target: tree of {'params', 'batch_stats'}.
+      ema: restore their moving average; None does so where the checkpoint has one.
+
     Raises:
-      CheckpointError: the checkpoint is missing, damaged, or of another network.
+      CheckpointError: the checkpoint is missing, damaged, of another network, or has no moving
+        average.
     """
-    return self._restore(step, target)['variables']
+    if ema and not self.has_ema(step):
+      raise errors.CheckpointError(
+        f'{self.folder / str(step)}: has no moving average of the variables (the run had '
+        'train.ema=0); set eval.ema=False'
+      )
+    item = 'ema' if ema or (ema is None and self.has_ema(step)) else 'variables'
+    return self._restore(step, {item: target})[item]
 
   def restore_state(self, step: int, target: training_step.TrainState) -> training_step.TrainState:
     """Restores the whole state onto `target`, a tree of ShapeDtypeStruct with shardings.
@@ -187,10 +207,19 @@ class Checkpoints:
     Raises:
       CheckpointError: the checkpoint is missing, damaged, or of another network.
     """
+    trees = {'variables': target.variables}
+    if target.ema is not None and self.has_ema(step):
+      trees['ema'] = target.ema
     training = {'step': target.step, 'opt_state': target.opt_state}
-    restored = self._restore(step, target.variables, training=ocp.args.StandardRestore(training))
+    restored = self._restore(step, trees, training=ocp.args.StandardRestore(training))
     diverged = jax.device_put(np.zeros((), bool), target.diverged.sharding)
-    return target.replace(**restored['variables'], **restored['training'], diverged=diverged)
+    state = target.replace(**restored['variables'], **restored['training'], diverged=diverged)
+    if target.ema is None:
+      return state
+    if 'ema' not in restored:
+      log.warning('%s: has no moving average, which starts here', self.folder / str(step))
+      return state.replace(ema=jax.tree.map(jnp.copy, state.variables))
+    return state.replace(ema=restored['ema'])
 
   def wait(self):
     """Waits until the last save is on disk; raises CheckpointError if it could not be written."""
@@ -285,7 +314,7 @@ class Checkpoints:
       for partial in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
         write_json(partial / DIGESTS, _digests(partial))
 
-  def _restore(self, step, variables=None, **items):
+  def _restore(self, step, trees=None, **items):
     if step not in self.steps():
       raise errors.CheckpointError(
         f'{self.folder}: no checkpoint of step {step}; there are {self.steps()}'
@@ -293,9 +322,9 @@ class Checkpoints:
     if parallel.is_main() and self.problem(step) is not None:
       raise errors.CheckpointError(f'{self.folder / str(step)}: {self.problem(step)}')
     try:
-      if variables is not None:
-        _check_shapes(self.folder / str(step) / 'variables', variables)
-        items['variables'] = ocp.args.StandardRestore(variables)
+      for item, target in (trees or {}).items():
+        _check_shapes(self.folder / str(step) / item, target)
+        items[item] = ocp.args.StandardRestore(target)
       return self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**items))
     except (ValueError, OSError, KeyError) as error:
       raise errors.CheckpointError(

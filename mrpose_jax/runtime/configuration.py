@@ -11,7 +11,9 @@ import socket
 
 import ml_collections
 
+from mrpose_jax import defaults
 from mrpose_jax import errors
+from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
@@ -34,6 +36,10 @@ def check(config: ml_collections.ConfigDict):
   for name in ('epochs', 'learning_rate', 'log_every', 'evaluate_every', 'checkpoint_every'):
     if not config.train[name] > 0:
       raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
+  optimizers.check(config.train)
+  scales = config.eval.scales
+  if not scales or not all(isinstance(s, int | float) and 0.1 <= s <= 10 for s in scales):
+    raise errors.ConfigError(f'eval.scales={scales}: one or more factors are needed, 0.1 to 10')
   if config.train.profile_steps < 0:
     raise errors.ConfigError(f'train.profile_steps={config.train.profile_steps}: must be 0 or more')
   if config.model.channel_order not in ('rgb', 'bgr'):
@@ -77,10 +83,11 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
       f'{dataset.crops["aspect"]:g}; choose a size with this ratio, or prepare again '
       f'with --aspect={width / height:g} --overwrite'
     )
-  if config.augment.scale > dataset.crops['scale'] + 1e-6:
+  _check_reach(augment.Augmentation(**config.augment), dataset)
+  num_keypoints = dataset.skeleton.num_keypoints
+  if not 0 <= config.train.hard_keypoints <= num_keypoints:
     raise errors.ConfigError(
-      f'augment.scale={config.augment.scale}: {name} was prepared for at most '
-      f'{dataset.crops["scale"]:g}; prepare it again with a larger --scale and --overwrite'
+      f'train.hard_keypoints={config.train.hard_keypoints}: {name} has {num_keypoints} keypoints'
     )
   try:
     skeleton = skeletons.change(dataset.skeleton, config.data.flip_pairs, config.data.sigmas)
@@ -89,6 +96,29 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   if not skeleton.flip_pairs:
     log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
   return dataclasses.replace(dataset, skeleton=skeleton)
+
+
+def _check_reach(augmentation: augment.Augmentation, dataset: prepared_data.Dataset):
+  """Raises ConfigError if training crops can show more than the prepared patches hold."""
+  lower = dataset.skeleton.lower_body()
+  if augmentation.half_body and len(set(lower)) < 2:
+    raise errors.ConfigError(
+      f'augment.half_body={augmentation.half_body}: {dataset.folder} has no keypoints of the '
+      f'{"upper" if all(lower) else "lower"} half of a body (by names such as hip, knee, ankle)'
+    )
+  needed = {
+    'scale': augmentation.largest_scale,
+    'shift': augmentation.shift,
+    'half_body': float(augmentation.half_body > 0),
+  }
+  if any(value > dataset.crops[name] + 1e-6 for name, value in needed.items()):
+    cut_for = {name: max(value, dataset.crops[name]) for name, value in needed.items()}
+    raise errors.ConfigError(
+      f'{dataset.folder}: its patches were cut for smaller crops than augment.* asks for '
+      f'({", ".join(f"{name} {dataset.crops[name]:g}" for name in needed)}); prepare it again with '
+      f'--scale={cut_for["scale"]:g} --shift={cut_for["shift"]:g}'
+      f'{" --half_body" * (cut_for["half_body"] > 0)} --overwrite'
+    )
 
 
 @contextlib.contextmanager
@@ -143,13 +173,21 @@ def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):
   requested = config.to_dict()
   names = [
     *(('model', name) for name in ('network', 'depth', 'width')),
-    *(('data', name) for name in ('name', 'image_size')),
+    *(('data', name) for name in ('name', 'image_size', 'codec')),
   ]
-  different = [
-    f'{section}.{name} is {_plain(stored[section][name])!r} in the workdir and '
-    f'{_plain(requested[section][name])!r} in this configuration'
+  # Workdirs that are older than a field were trained with its default.
+  default = defaults.get_config().to_dict()
+  values = {
+    (section, name): (
+      _plain(stored[section].get(name, default[section][name])),
+      _plain(requested[section][name]),
+    )
     for section, name in names
-    if _plain(stored[section][name]) != _plain(requested[section][name])
+  }
+  different = [
+    f'{section}.{name} is {held!r} in the workdir and {asked!r} in this configuration'
+    for (section, name), (held, asked) in values.items()
+    if held != asked
   ]
   if different:
     raise errors.CheckpointError(

@@ -52,7 +52,7 @@ def import_weights(
   config.model.channel_order = channel_order or torch_files.channel_order_of(tensors)
   model = predict.model_of(config, skeleton.num_keypoints)
   variables = jax.device_put(torch_files.import_torch_weights(tensors, model))
-  optimizer = optimizers.adam(lambda step: config.train.learning_rate)
+  optimizer = optimizers.optimizer_of(config.train, lambda step: config.train.learning_rate)
   state = training_step.TrainState(
     step=jax.numpy.zeros((), jax.numpy.int32),
     params=variables['params'],
