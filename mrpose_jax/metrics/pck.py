@@ -1,4 +1,4 @@
-"""Percentage of correct keypoints: PCK by torso, and MPII's PCKh by head size."""
+"""Percentage of correct keypoints: PCK, the area under its curve, and MPII's PCKh."""
 
 import io
 
@@ -19,6 +19,9 @@ _ROWS = {
   'Ankle': ('lank', 'rank'),
 }
 _NOT_SCORED = ('pelv', 'thor')
+# The torso of PCK, and the head of PCKh for skeletons other than MPII's (the neck by either name).
+TORSO = ('right_hip', 'left_shoulder')
+HEADS = (('head_top', 'upper_neck'), ('head_top', 'neck'))
 # The benchmark's head size is this times the diagonal of the head box (MPII toolkit, SC_BIAS).
 _HEAD_SIZE_FACTOR = 0.6
 
@@ -87,12 +90,65 @@ def pck(keypoints, target, reference_length, visible, threshold=0.2):
   return {'keypoints': per_keypoint.tolist(), 'Mean': float(_per_cent(correct, counted))}
 
 
+def auc(keypoints, target, reference_length, visible, limit=0.5):
+  """Area under the curve of PCK over the thresholds 0 to `limit`, divided by `limit`.
+
+  PCK counts the keypoints whose distance d is at most r lengths L, so the mean of PCK over r in
+  [0, limit] is the mean of max(0, 1 - d / (limit L)) over the keypoints; this integral is exact.
+  The limit 0.5 is that of MPII's leaderboard, whose script sums PCKh at 0, 0.01, .., 0.5
+  (Insafutdinov et al., ECCV 2016, report this AUC).
+
+  Args:
+    keypoints, target, reference_length, visible: see `pck`. A NaN prediction is never correct.
+    limit: largest threshold, as a fraction of the length.
+
+  Returns:
+    {'keypoints': K floats, 'Mean': all keypoints together}: per cent, NaN if all are excluded.
+  """
+  keypoints, target = np.asarray(keypoints, np.float64), np.asarray(target, np.float64)
+  reference = np.asarray(reference_length, np.float64)[:, None]
+  if keypoints.shape != target.shape:
+    raise ValueError(f'keypoints {keypoints.shape} and target {target.shape} differ in shape')
+  counted = (np.asarray(visible) > 0) & (reference > 0)
+  distance = np.linalg.norm(keypoints - target, axis=-1)  # [N, K]
+  fraction = distance / (limit * np.where(reference > 0, reference, 1))
+  share = np.where(np.isnan(distance), 0, np.maximum(1 - fraction, 0))
+  per_keypoint = _per_cent(share, counted, axis=0)
+  return {'keypoints': per_keypoint.tolist(), 'Mean': float(_per_cent(share, counted))}
+
+
 def torso_length(target, visible, skeleton):
   """The paper's torso diameter [N] in pixels, right hip to left shoulder; NaN if not annotated."""
-  ends = [skeleton.keypoints.index(name) for name in ('right_hip', 'left_shoulder')]
-  hip, shoulder = np.moveaxis(np.asarray(target, np.float64)[:, ends], 1, 0)
+  return segment_length(target, visible, skeleton, TORSO)
+
+
+def segment_length(target, visible, skeleton, ends):
+  """Distance [N] in pixels between two annotated keypoints; NaN unless both are annotated.
+
+  Args:
+    target: [N, K, 2] annotated xy in pixels.
+    visible: [N, K], above 0 where annotated.
+    skeleton: names the K keypoints.
+    ends: names of the two keypoints.
+  """
+  ends = [skeleton.keypoints.index(name) for name in ends]
+  first, second = np.moveaxis(np.asarray(target, np.float64)[:, ends], 1, 0)
   annotated = np.all(np.asarray(visible)[:, ends] > 0, axis=1)
-  return np.where(annotated, np.linalg.norm(hip - shoulder, axis=-1), np.nan)
+  return np.where(annotated, np.linalg.norm(first - second, axis=-1), np.nan)
+
+
+def read_heads(ground_truth_mat):
+  """Reads what PCKh of the benchmark compares with.
+
+  Returns:
+    (target [N, 16, 2] xy in pixels, the first pixel at 1; scored [N, 16] bool, whether annotated
+    and neither pelvis nor thorax; head size [N] in pixels).
+
+  Raises:
+    DataError: the file cannot be read, or lacks a variable.
+  """
+  joints, visible, target, head_size = _read_ground_truth(ground_truth_mat)
+  return target, visible & [joint not in _NOT_SCORED for joint in joints], head_size
 
 
 def write_mat(keypoints, path):
@@ -107,8 +163,9 @@ def write_mat(keypoints, path):
 
 
 def _per_cent(correct, counted, axis=None):
+  """Mean of `correct`, bool or 0..1, over what is counted, in per cent; NaN without any."""
   total = np.sum(counted, axis=axis)
-  hits = np.sum(correct & counted, axis=axis)
+  hits = np.sum(correct * counted, axis=axis)
   return np.where(total > 0, 100 * hits / np.maximum(total, 1), np.nan)
 
 

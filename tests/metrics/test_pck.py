@@ -169,3 +169,55 @@ def test_torso_length(people):
   visible = np.ones((2, people.num_keypoints))
   visible[1, people.keypoints.index('right_hip')] = 0
   np.testing.assert_array_equal(pck.torso_length(target, visible, people), [5, np.nan])
+
+
+def test_pck_over_all_thresholds_is_the_auc():
+  """The exact area equals a fine sum over thresholds, for every keypoint and for all together."""
+  r = np.random.default_rng(0)
+  target = r.uniform(0, 200, (30, 4, 2))
+  keypoints = target + r.normal(0, 20, target.shape)
+  visible, length = r.integers(0, 3, (30, 4)), r.uniform(30, 90, 30)
+  visible[:, 3] = 0
+  thresholds = (np.arange(5000) + 0.5) / 5000 * 0.5
+  tables = [pck.pck(keypoints, target, length, visible, threshold=t) for t in thresholds]
+  table = pck.auc(keypoints, target, length, visible)
+  assert table['Mean'] == pytest.approx(np.mean([t['Mean'] for t in tables]), abs=0.01)
+  expected = np.mean([t['keypoints'] for t in tables], axis=0)
+  np.testing.assert_allclose(table['keypoints'][:3], expected[:3], atol=0.02)
+  assert np.isnan(table['keypoints'][3])
+
+
+def test_auc_by_hand():
+  target = np.zeros((3, 2, 2))
+  # The limit is 0.5 lengths, 50 and 10 pixels; distances 25, 60, 5 and none.
+  keypoints = [[[15, 20], [60, 0]], [[3, 4], [0, 0]], [[0, 0], [0, 0]]]
+  table = pck.auc(keypoints, target, [100, 20, np.nan], [[1, 1], [1, 0], [1, 1]])
+  assert table['keypoints'] == pytest.approx([50, 0])
+  assert table['Mean'] == pytest.approx(100 / 3)
+  assert pck.auc(keypoints, target, [100, 20, 0], np.ones((3, 2)), limit=1)['keypoints'][0] == 75
+  wrong = np.full((3, 2, 2), np.nan)
+  assert pck.auc(wrong, target, [100, 20, 10], np.ones((3, 2)))['Mean'] == 0
+  assert np.isnan(pck.auc(keypoints, target, [100, 20, 10], np.zeros((3, 2)))['Mean'])
+  with pytest.raises(ValueError, match='differ in shape'):
+    pck.auc(wrong[:2], target, [100, 20, 10], np.ones((3, 2)))
+
+
+def test_lengths_between_keypoints():
+  target = np.array([[[0.0, 0], [3, 4], [0, 10]], [[0, 0], [3, 4], [0, 10]]])
+  visible = [[1, 2, 0], [1, 1, 1]]
+  skeleton = skeletons.Skeleton('x', ('neck', 'right_hip', 'left_shoulder'), (), ())
+  length = pck.segment_length(target, visible, skeleton, ('neck', 'right_hip'))
+  np.testing.assert_array_equal(length, [5, 5])
+  torso = pck.torso_length(target, visible, skeleton)
+  np.testing.assert_allclose(torso, [np.nan, np.hypot(3, 6)])
+
+
+def test_heads_of_the_benchmark(tmp_path, target):
+  visible = np.ones((2, 16))
+  visible[1, JOINTS.index('head')] = 0
+  path = write_ground_truth(tmp_path / 'gt.mat', target, visible)
+  found, scored, size = pck.read_heads(path)
+  np.testing.assert_array_equal(found, target)
+  np.testing.assert_allclose(size, [60, 60])
+  assert scored.sum(1).tolist() == [14, 13]
+  assert not scored[:, [JOINTS.index('pelv'), JOINTS.index('thor')]].any()
