@@ -8,6 +8,7 @@ Exit codes: 0 done (also if the same was prepared before), 2 wrong flags, 3 unus
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -23,6 +24,7 @@ from absl import flags
 
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.datasets import mpii
 from mrpose_jax.input_pipeline.datasets import pose_builder
@@ -172,6 +174,9 @@ def _is_prepared(folder, builder):
   metadata = records.read_json(path)
   complete = metadata.pop(pose_builder.IMAGES_SHA256, None) is not None
   metadata['crops'] = prepared_data.NEWER_CROPS | metadata.get('crops', {})
+  with contextlib.suppress(AttributeError, KeyError, TypeError):  # damaged: not equal below
+    skeleton = skeletons.from_dict(metadata['skeleton'])  # without sigmas that were assumed
+    metadata['skeleton'] = json.loads(json.dumps(dataclasses.asdict(skeleton)))
   if not complete or metadata != json.loads(json.dumps(builder.settings)):
     raise errors.DataError(
       f'{folder}: was prepared with other settings, from other annotations or by an older version; '

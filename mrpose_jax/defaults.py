@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Pairs of keypoint names that mirroring swaps, e.g. (('left_ear', 'right_ear'),); () keeps those
   # of the prepared data.
   config.data.flip_pairs = ()
-  # OKS sigmas, one per keypoint; () keeps those of the prepared data.
+  # OKS sigmas, one per keypoint; () keeps those of the prepared data, which may have none.
   config.data.sigmas = ()
   # Standard deviation of the target Gaussians in heatmap pixels.
   config.data.sigma = 2.0
@@ -136,6 +136,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.batch_size = 64
   # Side in pixels of the square image patches; a larger region is scaled down to it.
   config.eval.canvas = 640
+  # Metrics to compute, e.g. AP,PCK@0.2,PCK@0.1:box,PCKh@0.5,AUC,EPE,NME (see docs/metrics.md); ()
+  # computes AP for data with OKS sigmas, PCKh and PCK@0.2 for MPII, and else PCK@0.2 and EPE.
+  config.eval.metrics = ()
+  # Metric that picks the best checkpoint; '' is the first of eval.metrics.
+  config.eval.primary = ''
   # Average the heatmaps with those of the mirrored image; None does so where flip pairs are known.
   config.eval.flip_test = config_dict.placeholder(bool)
   # Evaluate and predict with the moving average of the variables; None does so where there is one.

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import zipfile
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -16,8 +17,10 @@ from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.metrics import choice
 from mrpose_jax.metrics import coco
 from mrpose_jax.metrics import error_analysis
+from mrpose_jax.metrics import keypoint_scores
 from mrpose_jax.metrics import pck
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
@@ -28,8 +31,6 @@ from mrpose_jax.runtime import parallel
 log = logging.getLogger(__name__)
 
 NUM_PICTURES = 12
-# Checkpoints are compared by the first of these metrics that the data set has.
-PRIMARY = ('AP', 'Mean', 'PCK@0.2')
 
 
 def read_detections(config, dataset) -> dict[str, np.ndarray] | None:
@@ -98,53 +99,74 @@ def predict_split(
   }
 
 
-def score(predictions, dataset, config) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-  """Computes the data set's metrics, and returns them with the predictions that count.
+class Scores(NamedTuple):
+  """What an evaluation of a split found.
 
-  For COCO and data sets of its form these are pycocotools' ten numbers in 0..1 after rescoring and
-  OKS NMS. For MPII they are PCKh in per cent, if the benchmark's ground truth was prepared, and
-  PCK@0.2 of equation (3). A test set has none, because its ground truth is not published. Metrics
-  that nothing was measured for are logged.
+  Attributes:
+    metrics: {name: value} of the chosen metrics; none for a test set.
+    kept: the predictions that count; arrays with one row per person, and 'scores'.
+    by_keypoint: content of keypoints.json, see `keypoint_scores.compute`; None for a test set.
   """
-  metrics, kept = _score(predictions, dataset, config)
+
+  metrics: dict[str, float]
+  kept: dict[str, np.ndarray]
+  by_keypoint: dict | None
+
+
+def score(predictions, dataset, config) -> Scores:
+  """Computes the metrics that `choice.of_dataset` names.
+
+  COCO's ten numbers in 0..1 come from pycocotools after rescoring and OKS NMS, MPII's in per cent
+  from the benchmark's ground truth. PCK, AUC, EPE and NME compare each annotated person with the
+  prediction in that person's box, before NMS; with detected boxes, with the nearest one after NMS.
+  Metrics that nothing was measured for are logged.
+  """
+  kept = _keep(predictions, dataset, config)
+  if 'validation' in dataset.test_sets:
+    return Scores({}, kept, None)
+  chosen, _ = choice.of_dataset(config.eval, dataset)
+  kinds = {metric.kind for metric in chosen}
+  values = {}
+  if kinds & set(coco.METRICS):
+    file = dataset.annotation_file('validation')
+    values |= coco.evaluate(kept, file, dataset.skeleton.sigmas, dataset.skeleton.keypoints)
+  if kinds & set(choice.MPII):
+    values |= pck.pckh(kept['keypoints'][..., :2], choice.ground_truth(dataset))
+  everyone = kept if config.eval.detections else predictions
+  by_keypoint = keypoint_scores.compute(chosen, keypoint_scores.pair(everyone, dataset), dataset)
+  if by_keypoint['missed']:
+    log.warning(
+      '%s: %d of %d annotated people have no prediction: they are wrong in PCK and AUC, and left '
+      'out of EPE and NME',
+      *(dataset.folder, by_keypoint['missed'], by_keypoint['people']),
+    )
+  values |= keypoint_scores.means(by_keypoint)
+  metrics = {metric.name: values[metric.name] for metric in chosen}
   unmeasured = [name for name, value in metrics.items() if not value >= 0]
   if unmeasured:
     log.warning(
       '%s: nothing was measured for %s: the split annotates no such person or keypoint',
       *(dataset.folder, ', '.join(unmeasured)),
     )
-  return metrics, kept
+  return Scores(metrics, kept, by_keypoint)
 
 
-def _score(predictions, dataset, config):
-  labelled = 'validation' not in dataset.test_sets
-  if dataset.kind != 'mpii':
-    kept = coco.rescore_and_nms(
-      predictions,
-      config.eval.keypoint_threshold,
-      config.eval.oks_threshold,
-      dataset.skeleton.sigmas,
-    )
-    file = dataset.annotation_file('validation')
-    sigmas, names = dataset.skeleton.sigmas, dataset.skeleton.keypoints
-    return coco.evaluate(kept, file, sigmas, names) if labelled else {}, kept
-  order = np.argsort(predictions['person_ids'], kind='stable')
-  kept = {name: values[order] for name, values in predictions.items()}
-  kept['scores'] = kept['keypoints'][..., 2].mean(-1)
-  if not labelled:
-    return {}, kept
-  metrics = {}
-  ground_truth = dataset.folder / f'gt_{dataset.image_set("validation")}.mat'
-  if ground_truth.exists():
-    metrics |= pck.pckh(kept['keypoints'][..., :2], ground_truth)
-  else:
-    log.warning('%s: there is no such file, so PCKh is left out', ground_truth)
-  return metrics | _pck_of_annotations(kept, dataset), kept
+def _keep(predictions, dataset, config):
+  """The predictions that count, with their scores.
 
-
-def primary(metrics: dict[str, float]) -> float:
-  """The metric by which checkpoints are compared: AP, PCKh or PCK."""
-  return next(metrics[name] for name in PRIMARY if name in metrics)
+  Without OKS sigmas, only detected boxes are searched for duplicates, with an estimated sigma.
+  """
+  if dataset.kind == 'mpii':
+    order = np.argsort(predictions['person_ids'], kind='stable')
+    kept = {name: values[order] for name, values in predictions.items()}
+    return kept | {'scores': kept['keypoints'][..., 2].mean(-1)}
+  suppresses = bool(dataset.skeleton.sigmas or config.eval.detections)
+  return coco.rescore_and_nms(
+    predictions,
+    config.eval.keypoint_threshold,
+    config.eval.oks_threshold if suppresses else 1.0,
+    dataset.skeleton.suppression_sigmas,
+  )
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
@@ -178,7 +200,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
   )
   predictions = predict_split(predict_step, variables, dataset, detections, config, mesh)
-  metrics, kept = score(predictions, dataset, config)
+  scores = score(predictions, dataset, config)
+  metrics = scores.metrics
   if parallel.is_main():  # first of all, should the workdir not be writable
     if metrics:
       print(tables.markdown_table({f'{config.model.network}, step {step}': metrics}))
@@ -186,19 +209,20 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
       print('a test set: its ground truth is not published, so there are no metrics')
     settings = evaluation_folders.settings_of(config.to_dict(), dataset)
     folder = evaluation_folders.choose(workdir, step, settings, meta, dataset)
-    write_results(metrics, kept, dataset, settings, folder)
+    write_results(scores, dataset, settings, folder)
     print(f'predictions and pictures: {folder}')
   return metrics
 
 
-def write_results(metrics, kept, dataset, settings: dict, folder: pathlib.Path):
-  """Writes metrics, settings, predictions, errors (JSON) and pictures/ to a folder below eval/.
+def write_results(scores: Scores, dataset, settings: dict, folder: pathlib.Path):
+  """Writes metrics, settings, predictions, keypoints, errors (JSON) and pictures/ to a folder.
 
   It also writes what the benchmarks' servers accept: pred.mat for MPII, and
   person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone calls this function.
   """
   folder.mkdir(parents=True, exist_ok=True)
   checkpoint.write_json(folder / evaluation_folders.SETTINGS, settings)
+  metrics, kept, by_keypoint = scores
   coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
   checkpoint.write_json(folder / 'metrics.json', metrics)
   if dataset.kind == 'mpii':
@@ -208,7 +232,8 @@ def write_results(metrics, kept, dataset, settings: dict, folder: pathlib.Path):
     with zipfile.ZipFile(folder / f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
       archive.write(folder / 'predictions.json', f'{name}.json')
   draw_pictures(kept, dataset, folder / 'pictures')
-  if metrics:
+  if by_keypoint:
+    checkpoint.write_json(folder / 'keypoints.json', by_keypoint)
     error_analysis.write(kept, dataset, folder)
 
 
@@ -230,19 +255,3 @@ def draw_pictures(kept, dataset, folder: pathlib.Path):
       break
   sheet = visualize.contact_sheet(drawn, columns=4, cell_size=(240, 320))
   Image.fromarray(sheet).save(folder / 'sheet.jpg', quality=92)
-
-
-def _pck_of_annotations(kept, dataset):
-  """PCK@0.2 of equation (3) against the annotations in the records."""
-  keypoints_of, visible_of = {}, {}
-  for record in dataset.source('validation'):
-    people = {name: np.asarray(value) for name, value in record['people'].items()}
-    for i, person_id in enumerate(people['person_id'].tolist()):
-      keypoints_of[person_id] = people['keypoints'][i]
-      visible_of[person_id] = people['visible'][i]
-  person_ids = kept['person_ids'].tolist()
-  target = np.stack([keypoints_of[person_id] for person_id in person_ids])
-  visible = np.stack([visible_of[person_id] for person_id in person_ids])
-  length = pck.torso_length(target, visible, dataset.skeleton)
-  table = pck.pck(kept['keypoints'][..., :2], target, length, visible, threshold=0.2)
-  return {'PCK@0.2': table['Mean']}

@@ -10,7 +10,8 @@ from mrpose_jax import errors
 
 log = logging.getLogger(__name__)
 
-# OKS sigma of each keypoint if a data set gives none: the mean of COCO's 17.
+# Mean of COCO's 17 OKS sigmas. Where a data set gives none, duplicates of a detected person are
+# found with it; there is no AP then, because AP depends on the sigmas.
 ESTIMATED_SIGMA = 0.067
 # What follows where no flip pair is known, and what to do.
 NO_PAIRS = (
@@ -30,7 +31,7 @@ class Skeleton:
     flip_pairs: pairs that mirroring an image swaps.
     limbs: pairs that pictures join by a line.
     sigmas: K per-keypoint standard deviations of human annotators, as a fraction of the object's
-      scale (COCO's OKS uses k_i = 2 sigma_i); empty where OKS is not defined.
+      scale (COCO's OKS uses k_i = 2 sigma_i); empty where they are not known.
   """
 
   name: str
@@ -42,6 +43,11 @@ class Skeleton:
   @property
   def num_keypoints(self) -> int:
     return len(self.keypoints)
+
+  @property
+  def suppression_sigmas(self) -> tuple[float, ...]:
+    """The sigmas by which duplicates are recognised; ESTIMATED_SIGMA where they are not known."""
+    return self.sigmas or (ESTIMATED_SIGMA,) * self.num_keypoints
 
   def mirroring(self, setting, default):
     """Returns a setting of mirroring; where it is None, the default, or 0 without flip pairs."""
@@ -104,8 +110,13 @@ def from_dict(fields: dict) -> Skeleton:
     keypoints=tuple(fields['keypoints']),
     flip_pairs=tuple(tuple(pair) for pair in fields['flip_pairs']),
     limbs=tuple(tuple(limb) for limb in fields['limbs']),
-    sigmas=tuple(fields['sigmas']),
+    sigmas=_without_assumed(fields['sigmas']),
   )
+
+
+def _without_assumed(sigmas) -> tuple[float, ...]:
+  """The sigmas; () if all are ESTIMATED_SIGMA, which older versions stored if none were given."""
+  return () if set(sigmas) == {ESTIMATED_SIGMA} else tuple(sigmas)
 
 
 def from_category(category: dict, where: str) -> Skeleton:
@@ -113,7 +124,7 @@ def from_category(category: dict, where: str) -> Skeleton:
 
   The official person category becomes `COCO`, with its sigmas. Other categories may give `sigmas`,
   K numbers, and `flip_pairs`, pairs of names. By default the flip pairs are derived from the names
-  and each sigma is the mean of COCO's; `log_assumptions` says so.
+  and there are no sigmas; `log_assumptions` says so.
 
   Raises:
     DataError: the category names no keypoints or names one twice, or limbs, flip pairs or sigmas do
@@ -148,12 +159,11 @@ def from_category(category: dict, where: str) -> Skeleton:
       f'{where}: skeleton of {category["name"]!r} names a keypoint beyond {len(names)}'
     )
   skeleton = Skeleton(str(category['name']), names, mirror_pairs(names), limbs)
-  sigmas = category.get('sigmas') or (ESTIMATED_SIGMA,) * len(names)
   try:
-    skeleton = change(skeleton, category.get('flip_pairs') or (), sigmas)
+    skeleton = change(skeleton, category.get('flip_pairs') or (), category.get('sigmas') or ())
   except ValueError as error:
     raise errors.DataError(f'{where}: category {skeleton.name!r}: {error}') from error
-  return skeleton
+  return dataclasses.replace(skeleton, sigmas=_without_assumed(skeleton.sigmas))
 
 
 def log_assumptions(skeleton: Skeleton, where):
@@ -176,11 +186,11 @@ def log_assumptions(skeleton: Skeleton, where):
   unpaired = [names[i] for i in one_sided if i not in paired]
   if unpaired:
     log.warning('%s: keypoints without a mirror partner: %s', where, ', '.join(unpaired))
-  if set(skeleton.sigmas) == {ESTIMATED_SIGMA}:
+  if not skeleton.sigmas:
     log.warning(
-      '%s: %r gives no OKS sigmas, so each keypoint uses %s, the mean of COCO; compare AP only '
-      'between runs on these data',
-      *(where, skeleton.name, ESTIMATED_SIGMA),
+      '%s: %r gives no OKS sigmas, so there is no AP: the metrics are PCK@0.2 and EPE by default; '
+      'python -m mrpose_jax.input_pipeline.sigmas estimates sigmas from images that were annotated twice',
+      *(where, skeleton.name),
     )
 
 

@@ -22,6 +22,7 @@ from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.metrics import choice
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
@@ -301,11 +302,13 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
       *(run.predict_step, state.evaluated(run.config.eval.ema), run.dataset, run.detections),
       *(run.config, run.mesh, stop_if_asked),
     )
-    metrics, kept = evaluate.score(predictions, run.dataset, run.config)
+    scores = evaluate.score(predictions, run.dataset, run.config)
     if parallel.is_main():
       folder = run.workdir / 'eval' / str(step)
-      evaluate.write_results(metrics, kept, run.dataset, run.meta['evaluation'], folder)
-    checkpoints.set_score(step, evaluate.primary(metrics))
+      evaluate.write_results(scores, run.dataset, run.meta['evaluation'], folder)
+    metrics = scores.metrics
+    primary = choice.primary(metrics, run.config.eval)
+    checkpoints.set_score(step, choice.score(primary, metrics[primary]), primary)
     writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
     progress.note(f'step {step}: {tables.one_line(metrics)}')
 

@@ -39,7 +39,8 @@ def test_from_category():
   )
   assert dog.flip_pairs == ((1, 2),)
   assert dog.limbs == ((0, 1), (0, 2))
-  assert dog.sigmas == (skeletons.ESTIMATED_SIGMA,) * 3
+  assert dog.sigmas == ()
+  assert dog.suppression_sigmas == (skeletons.ESTIMATED_SIGMA,) * 3
   assert [dog.side(k) for k in range(3)] == ['middle', 'left', 'right']
   official = {'name': 'person', 'keypoints': list(skeletons.COCO.keypoints)}
   assert skeletons.from_category(official, 'x') is skeletons.COCO
@@ -83,7 +84,17 @@ def test_what_is_estimated_is_said(caplog):
     skeletons.log_assumptions(skeletons.from_category(category, 'd.json'), 'd.json')
   assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
   assert 'keypoints without a mirror partner: paw_l' in caplog.text
-  assert 'gives no OKS sigmas, so each keypoint uses 0.067' in caplog.text
+  assert 'gives no OKS sigmas, so there is no AP' in caplog.text
+
+
+def test_sigmas_that_an_older_version_assumed_are_none():
+  category = {'name': 'dog', 'keypoints': ['a', 'b'], 'sigmas': [0.067, 0.067]}
+  dog = skeletons.from_category(category, 'd.json')
+  assert dog.sigmas == ()
+  fields = dataclasses.asdict(dog) | {'sigmas': [0.067, 0.067]}
+  assert skeletons.from_dict(fields) == dog
+  assert skeletons.from_dict(fields | {'sigmas': [0.067, 0.05]}).sigmas == (0.067, 0.05)
+  assert skeletons.change(dog, sigmas=(0.067, 0.067)).sigmas == (0.067, 0.067)  # asked for
 
 
 def test_sigmas_and_pairs_of_the_file(caplog):

@@ -6,6 +6,9 @@ import hashlib
 import json
 import pathlib
 import re
+from typing import NamedTuple
+
+import numpy as np
 
 from mrpose_jax import errors
 from mrpose_jax import skeletons
@@ -16,6 +19,27 @@ from mrpose_jax.input_pipeline.host import records
 CROPS = ('aspect', 'padding', 'scale', 'canvas')
 # Settings that older preparations do not have, and what their patches were cut for.
 NEWER_CROPS = {'shift': 0.0, 'half_body': False}
+
+
+class People(NamedTuple):
+  """The P people of a split with at least one labelled keypoint, in the records' order.
+
+  Attributes:
+    records: [P] index of the image's record.
+    image_ids, person_ids: [P].
+    boxes: [P, 4] x, y, width, height in image pixels, as they are cropped.
+    sizes: [P, 2] width and height of the boxes as annotated, not clipped to the image.
+    keypoints: [P, K, 2] xy in image pixels.
+    visible: [P, K], above 0 where annotated.
+  """
+
+  records: np.ndarray
+  image_ids: np.ndarray
+  person_ids: np.ndarray
+  boxes: np.ndarray
+  sizes: np.ndarray
+  keypoints: np.ndarray
+  visible: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +98,14 @@ class Dataset:
     records_of_images = self.source('validation')
     return {int(record['image_id']): len(record['people']['box']) for record in records_of_images}
 
+  @functools.cached_property
+  def people(self) -> People:
+    """The annotated people of split validation."""
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
+    rows = content['annotations'] if 'annotations' in content else []
+    sizes = {int(row['id']): row['bbox'][2:] for row in rows}
+    return read_people(self.source('validation'), self.skeleton.num_keypoints, sizes)
+
   def fingerprint(self, split: str = '') -> str:
     """Hash of what was prepared, or of the images and annotations of one split.
 
@@ -89,6 +121,28 @@ class Dataset:
       if path.suffix == '.json':
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def read_people(source, num_keypoints: int, sizes=None) -> People:
+  """Reads the people with labelled keypoints from the records of split validation.
+
+  Args:
+    source: the records, one per image.
+    num_keypoints: K.
+    sizes: {person id: (width, height)} of the annotated boxes; those of the records by default.
+  """
+  rows = []
+  for number, record in enumerate(source):
+    people = {name: np.asarray(values) for name, values in record['people'].items()}
+    for n in np.flatnonzero((people['visible'] > 0).any(-1) if len(people['box']) else []):
+      person_id, box = int(people['person_id'][n]), people['box'][n]
+      size = (sizes or {}).get(person_id, box[2:])
+      row = number, int(record['image_id']), person_id, box, size
+      rows.append((*row, people['keypoints'][n], people['visible'][n]))
+  shapes = ((), (), (), (4,), (2,), (num_keypoints, 2), (num_keypoints,))
+  types = (*(np.int64,) * 3, np.float32, np.float64, np.float32, np.int32)
+  columns = list(zip(*rows)) or [()] * len(shapes)
+  return People(*(np.array(c, t).reshape(-1, *s) for c, t, s in zip(columns, types, shapes)))
 
 
 def open_dataset(name: str, data_dir) -> Dataset:

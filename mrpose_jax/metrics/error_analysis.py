@@ -9,6 +9,7 @@ from PIL import Image
 
 from mrpose_jax import skeletons
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.runtime import checkpoint
 
@@ -62,34 +63,42 @@ class Matches(NamedTuple):
 def match(kept, dataset) -> Matches:
   """Finds the prediction for each annotated person of the validation split.
 
-  This is the prediction made in the person's annotated box; with detected boxes, the one whose
-  keypoints are nearest.
-
   Args:
     kept: the people that `evaluate.score` returned.
     dataset: from `prepared_data.open_dataset`.
   """
+  people = dataset.people
+  rows = rows_of_people(kept, people)
+  n = np.flatnonzero(rows >= 0)
+  return Matches(
+    *(people.records[n], people.person_ids[n], people.boxes[n]),
+    *(people.keypoints[n], people.visible[n], kept['keypoints'][rows[n]]),
+    missed=len(rows) - len(n),
+  )
+
+
+def rows_of_people(predictions, people: prepared_data.People) -> np.ndarray:
+  """[P] row of the prediction for each annotated person; -1 for people without one.
+
+  This is the prediction made in the person's annotated box; with detected boxes, the one whose
+  keypoints are nearest.
+
+  Args:
+    predictions: {'image_ids' [N], 'person_ids' [N], -1 for a detection, 'keypoints' [N, K, 3]}.
+    people: from `prepared_data.Dataset`.
+  """
   rows_of = {}
-  for row, image_id in enumerate(kept['image_ids'].tolist()):
+  for row, image_id in enumerate(predictions['image_ids'].tolist()):
     rows_of.setdefault(image_id, []).append(row)
-  matched, missed = [], 0
-  for number, record in enumerate(dataset.source('validation')):
-    people = {name: np.asarray(values) for name, values in record['people'].items()}
-    rows = np.array(rows_of.get(int(record['image_id']), []), int)
-    for n in np.flatnonzero((people['visible'] > 0).any(-1) if len(people['box']) else []):
-      truth, visible = people['keypoints'][n], people['visible'][n]
-      candidates = rows[np.isin(kept['person_ids'][rows], (people['person_id'][n], -1))]
-      if not len(candidates):
-        missed += 1
-        continue
-      distances = np.linalg.norm(kept['keypoints'][candidates, :, :2] - truth, axis=-1)  # [M, K]
-      row = candidates[distances[:, visible > 0].mean(-1).argmin()]
-      person_id, box = people['person_id'][n], people['box'][n]
-      matched.append((number, person_id, box, truth, visible, kept['keypoints'][row]))
-  k = dataset.skeleton.num_keypoints
-  shapes = ((), (), (4,), (k, 2), (k,), (k, 3))
-  columns = list(zip(*matched)) or [()] * len(shapes)
-  return Matches(*(np.array(c).reshape(-1, *s) for c, s in zip(columns, shapes)), missed)
+  found = np.full(len(people.person_ids), -1)
+  for n, image_id in enumerate(people.image_ids.tolist()):
+    rows = np.array(rows_of.get(image_id, []), int)
+    candidates = rows[np.isin(predictions['person_ids'][rows], (people.person_ids[n], -1))]
+    if len(candidates):
+      offset = predictions['keypoints'][candidates, :, :2] - people.keypoints[n]
+      distances = np.linalg.norm(offset, axis=-1)  # [M, K]
+      found[n] = candidates[distances[:, people.visible[n] > 0].mean(-1).argmin()]
+  return found
 
 
 def summarize(matches: Matches, skeleton: skeletons.Skeleton) -> dict:

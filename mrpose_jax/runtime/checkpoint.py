@@ -149,26 +149,28 @@ class Checkpoints:
         ),
       )
 
-  def set_score(self, step: int, score: float):
-    """Stores the score of an evaluation; a score that is not finite is never the best."""
+  def set_score(self, step: int, score: float, metric: str = ''):
+    """Stores the score of an evaluation by a metric; one that is not finite is never the best."""
     self.wait()
     if parallel.is_main():
-      write_json(
-        self.folder / str(step) / SCORE, {'score': score if math.isfinite(score) else None}
-      )
+      content = {'score': score if math.isfinite(score) else None, 'metric': metric}
+      write_json(self.folder / str(step) / SCORE, content)
     self._remove_old()
 
   def score(self, step: int) -> float | None:
     """The score of the evaluation; None if it is missing, not finite or cannot be read."""
+    return self._score(step)[0]
+
+  def _score(self, step):
+    """The score or None, and its metric, '' for a score of an older version."""
     file = self.folder / str(step) / SCORE
-    if not file.exists():
-      return None
     try:
-      score = read_json(file)['score']
-      return score if score is not None and math.isfinite(score) else None
-    except (errors.CheckpointError, KeyError, TypeError) as error:
+      content = read_json(file) if file.exists() else {'score': None}
+      score, metric = content['score'], content.get('metric', '')
+      return (score if score is not None and math.isfinite(score) else None), metric
+    except (errors.CheckpointError, AttributeError, KeyError, TypeError) as error:
       log.warning('%s: ignored (%s)', file, error)
-      return None
+      return None, ''
 
   def evaluated(self, step: int) -> bool:
     """Whether `set_score` was called for this step."""
@@ -264,9 +266,11 @@ class Checkpoints:
     self._problems.pop(step, None)
 
   def _best_first(self, steps):
-    """The steps that have a score, the best first."""
-    scores = {step: self.score(step) for step in steps}
-    return sorted((step for step in steps if scores[step] is not None), key=scores.get)[::-1]
+    """The steps that have a score by the metric of the latest score, the best first."""
+    scores = [(*self._score(step), step) for step in steps]
+    scores = [row for row in scores if row[0] is not None]
+    scores = sorted(row for row in scores if row[1] in ('', scores[-1][1]))
+    return [step for *_, step in scores[::-1]]
 
   def _remove_old(self):
     """Removes all checkpoints but the latest KEEP_LATEST and the best."""

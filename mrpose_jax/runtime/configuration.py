@@ -18,6 +18,7 @@ from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.metrics import choice
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
 
@@ -51,6 +52,7 @@ def check(config: ml_collections.ConfigDict):
     predict.codec_of(config)
   except ValueError as error:
     raise errors.ConfigError(str(error)) from error
+  choice.check_names(config.eval)
   predict.model_of(config, num_keypoints=1)
   parts = config.train.accumulate
   if parts < 1 or config.train.batch_size % parts:
@@ -68,7 +70,7 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
 
   Raises:
     ConfigError: the data were prepared for crops of another aspect or a smaller augment.scale, or
-      flip pairs or sigmas do not match the keypoints.
+      flip pairs or sigmas do not match the keypoints, or the chosen metrics do not exist for them.
   """
   name, data_dir = config.data.name, config.data.data_dir
   if name == 'synthetic_people':
@@ -95,7 +97,9 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
     raise errors.ConfigError(f'data.{error}') from error
   if not skeleton.flip_pairs:
     log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
-  return dataclasses.replace(dataset, skeleton=skeleton)
+  dataset = dataclasses.replace(dataset, skeleton=skeleton)
+  choice.check(config.eval, dataset)
+  return dataset
 
 
 def _check_reach(augmentation: augment.Augmentation, dataset: prepared_data.Dataset):

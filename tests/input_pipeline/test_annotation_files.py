@@ -79,7 +79,7 @@ def fewer_keypoints(content):
     ),
     (
       lambda content: content['categories'][0].update(sigmas=[0.1, 0.2, 0.3]),
-      'the sigmas of the splits differ: train has left_hand 0.067, right_hand 0.067, head 0.067; '
+      'the sigmas of the splits differ: train has none; '
       'validation has left_hand 0.1, right_hand 0.2, head 0.3; give both files',
     ),
     (

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.metrics import error_analysis
 
 ARM = skeletons.Skeleton(
@@ -26,6 +27,10 @@ class Dataset:
 
   images: list
   skeleton = ARM
+
+  @property
+  def people(self):
+    return prepared_data.read_people(self.source('validation'), 3)
 
   def source(self, split):
     assert split == 'validation'

@@ -77,6 +77,26 @@ def cut(file):
   file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def test_scores_of_another_metric_are_not_compared(tmp_path):
+  """After a change of `eval.primary`; errors are negative scores."""
+  checkpoints = checkpoint.Checkpoints(tmp_path, create=True)
+  scores = (
+    (1, 0.9, 'AP'),
+    (2, -3.0, 'EPE'),
+    (3, -2.0, 'EPE'),
+    (4, -4.0, 'EPE'),
+    (5, np.nan, 'EPE'),
+  )
+  for step, score, metric in scores:
+    checkpoints.save(step, state_of(step), META)
+    checkpoints.set_score(step, score, metric)
+  assert checkpoints.best_step() == 3
+  # A score without a name is from an older version and is compared with all.
+  (checkpoints.folder / '4' / 'score.json').write_text('{"score": 0.5}')
+  assert checkpoints.best_step() == 4
+  checkpoints.close()
+
+
 def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen_wherever_they_are(tmp_path):
   """Damages each file of a checkpoint in turn; those that Orbax adds later do not matter."""
   save(tmp_path, {1: None, 2: None})
