@@ -34,8 +34,18 @@ def one_line(metrics: dict[str, float]) -> str:
   return ', '.join(f'{name} {_cell(name, value)}' for name, value in metrics.items())
 
 
+def unit(column: str) -> str:
+  """The unit of a metric in tables: 'pixels' for EPE, and '%' for all others."""
+  return 'pixels' if column == 'EPE' else '%'
+
+
+def digits(column: str) -> int:
+  """Number of decimals of a metric in tables."""
+  return 2 if column.partition(':')[0] in ('EPE', 'NME') else 1
+
+
 def per_cent(column: str, value: float) -> float | None:
-  """A metric in per cent; None if there was nothing to measure.
+  """A metric in per cent, or in the unit of `unit`; None if there was nothing to measure.
 
   This is marked by -1 in COCO's metrics (by pycocotools, if nobody is of that size) and by NaN in
   the others.
@@ -47,4 +57,4 @@ def per_cent(column: str, value: float) -> float | None:
 
 def _cell(column, value):
   value = per_cent(column, value)
-  return '-' if value is None else f'{value:.1f}'
+  return '-' if value is None else f'{value:.{digits(column)}f}'

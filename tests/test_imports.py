@@ -28,6 +28,7 @@ COMMANDS = (
   'mrpose_jax.report.__main__',
   'mrpose_jax.input_pipeline.browse',
   'mrpose_jax.input_pipeline.prepare',
+  'mrpose_jax.input_pipeline.sigmas',
 )
 LEAVES = ('mrpose_jax.errors', 'mrpose_jax.skeletons', 'mrpose_jax.command_line')
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import mrpose_jax
 from configs import custom
 from examples import mice
 from mrpose_jax import errors
+from mrpose_jax import evaluate
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
@@ -20,6 +23,7 @@ from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.report import comparison
+from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
 from mrpose_jax.weights import importing
 from tests.helpers import tiny_run
@@ -53,7 +57,8 @@ def test_names_make_the_skeleton(data_dir):
   assert skeleton.flip_pairs == ((1, 2), (3, 4))
   assert skeleton.limbs[0] == (1, 0)
   assert [skeleton.side(k) for k in (0, 1, 4)] == ['middle', 'left', 'right']
-  assert skeleton.sigmas == (skeletons.ESTIMATED_SIGMA,) * 7
+  assert skeleton.sigmas == ()
+  assert skeleton.suppression_sigmas == (skeletons.ESTIMATED_SIGMA,) * 7
   assert np.isclose(np.mean(skeletons.COCO.sigmas), skeletons.ESTIMATED_SIGMA, atol=5e-4)
 
 
@@ -110,9 +115,13 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   assert (
     '2 tensors start fresh: params/decoder/head/bias, params/decoder/head/kernel' in caplog.text
   )
-  assert 0 <= metrics['AP'] <= 1 and metrics['AR'] >= 0
-  assert metrics['APL'] == metrics['ARL'] == -1
-  assert 'nothing was measured for APL, ARL: the split annotates no such person' in caplog.text
+  # The category gives no sigmas, and no keypoint is called left_shoulder or right_hip.
+  assert list(metrics) == ['PCK@0.2', 'EPE']
+  assert 0 <= metrics['PCK@0.2'] <= 100 and metrics['EPE'] > 0
+  assert "PCK@0.2: normalised by the box's longer side, because no keypoints are" in caplog.text
+  step = checkpoint.Checkpoints(workdir).best_step()
+  score = json.loads((workdir / 'checkpoints' / str(step) / 'score.json').read_text())
+  assert score == {'score': metrics['PCK@0.2'], 'metric': 'PCK@0.2'}
 
   predictor = mrpose_jax.load_predictor(workdir)
   assert predictor.skeleton.keypoints == tuple(mice.CATEGORY['keypoints'])
@@ -122,7 +131,77 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   assert len(rows[0]['keypoints']) == 21
   assert {row['category_id'] for row in rows} == {3}
   page = comparison.write([workdir], tmp_path / 'report', None, 1)
-  assert 'mice_run' in page.read_text()
+  text = page.read_text()
+  assert 'mice_run' in text and 'By keypoint' in text and 'EPE (pixels)' in text
+
+  # Other metrics of the same checkpoint, against the files that the evaluation writes.
+  config = config_of(data_dir)
+  config.data.sigmas = (0.1,) * 7
+  config.eval.metrics = ('APL', 'EPE', 'PCK@0.1:box,NME', 'PCKh@0.5')
+  config.eval.primary, config.eval.oks_threshold = 'NME', 1.0  # every person is kept
+  caplog.clear()
+  other = evaluate.evaluate(config, workdir)
+  assert list(other) == ['APL', 'EPE', 'PCK@0.1:box', 'NME']
+  assert 'PCKh@0.5 is left out' in caplog.text
+  assert other['APL'] == -1
+  assert 'nothing was measured for APL: the split annotates no such person' in caplog.text
+  assert other['EPE'] == metrics['EPE']
+  check_against_files(other, data_dir, workdir / 'eval' / str(step))
+
+
+def check_against_files(metrics, data_dir, folder):
+  """EPE, PCK@0.1:box and NME in plain Python, for predictions in the order of the annotations."""
+  file = data_dir / 'source' / 'annotations' / 'validation.json'
+  annotations = json.loads(file.read_text())['annotations']
+  rows = json.loads((folder / 'predictions.json').read_text())
+  distances, correct, shares = [], [], []
+  for annotation in annotations:
+    *_, width, height = annotation['bbox']
+    people = [row for row in rows if row['image_id'] == annotation['image_id']]
+    same = [a['id'] for a in annotations if a['image_id'] == annotation['image_id']]
+    person = people[same.index(annotation['id'])]
+    for k in range(7):
+      point, truth = (r['keypoints'][3 * k : 3 * k + 2] for r in (person, annotation))
+      distances.append(math.dist(point, truth))
+      correct.append(distances[-1] <= 0.1 * max(width, height))
+      shares.append(distances[-1] / math.sqrt(width * height))
+  assert metrics['EPE'] == pytest.approx(np.mean(distances), abs=1e-3)
+  assert metrics['PCK@0.1:box'] == pytest.approx(100 * np.mean(correct))
+  assert metrics['NME'] == pytest.approx(100 * np.mean(shares), abs=1e-3)
+
+
+def test_metrics_that_do_not_exist_are_refused_before_anything_else(data_dir, tmp_path):
+  for names, primary, message in (
+    (('PKC@0.2',), '', r"there is no metric 'PKC@0\.2'; possible: AP, AP50"),
+    (('AP',), '', r'eval\.metrics=AP: not computed .* no OKS sigmas \(see data\.sigmas\)'),
+    ((), 'AP', r"eval\.primary='AP': not computed for"),
+    (('EPE',), 'AP', r"eval\.primary='AP': is not among eval\.metrics=EPE"),
+  ):
+    config = config_of(data_dir)
+    config.eval.metrics, config.eval.primary = names, primary
+    with pytest.raises(errors.ConfigError, match=message) as raised:
+      train.train_and_evaluate(config, tmp_path / 'run')
+    assert '\n' not in str(raised.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_data_that_an_older_version_prepared(data_dir, tmp_path):
+  """It stored the mean of COCO's sigmas where a category gives none."""
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  (folder,) = (tmp_path / 'coco').glob('1.*')
+  for file in folder.glob('*.json'):
+    content = json.loads(file.read_text())
+    part = content['skeleton'] if file.name == 'metadata.json' else None
+    part = content['categories'][0] if 'categories' in content else part
+    if part:
+      part['sigmas'] = [0.067] * 7
+      file.write_text(json.dumps(content))
+  assert json.loads((folder / 'metadata.json').read_text())['skeleton']['sigmas'] == [0.067] * 7
+  dataset = configuration.open_dataset(config_of(tmp_path))
+  assert dataset.skeleton.sigmas == ()
+  sets = {'train': 'train', 'validation': 'validation'}
+  report = prepare.prepare('coco', data_dir / 'source', tmp_path, **sets)
+  assert 'was prepared before and stays as it is' in report
 
 
 def test_pretrained_runs_that_do_not_fit(tmp_path):

@@ -76,6 +76,14 @@ def parse(name: str) -> Metric:
   )
 
 
+def is_known(name: str) -> bool:
+  """Whether `parse` knows a name."""
+  try:
+    return bool(parse(name))
+  except errors.ConfigError:
+    return False
+
+
 def names_of(settings: Mapping) -> tuple[str, ...]:
   """Names in the field `metrics` of a configuration's part `eval`; () chooses the default.
 
@@ -165,7 +173,7 @@ def primary(names: Iterable[str], settings: Mapping) -> str:
 
 
 def lower_is_better(name: str) -> bool:
-  return parse(name).kind in ('EPE', 'NME')
+  return name.partition(':')[0] in ('EPE', 'NME')
 
 
 def score(name: str, value: float) -> float:

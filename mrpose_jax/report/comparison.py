@@ -6,8 +6,9 @@ import math
 import pathlib
 
 from mrpose_jax import errors
-from mrpose_jax import evaluate
 from mrpose_jax import tables
+from mrpose_jax.metrics import choice
+from mrpose_jax.report import keypoint_tables
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_figures
 from mrpose_jax.report import paper_tables
@@ -26,8 +27,9 @@ class Run:
     folder: folder of the evaluation, workdir/eval/STEP or one beside it.
     differences: the evaluation's settings that differ from the run's own, from the folder's name.
     detected_boxes: whether the bounding boxes came from a detection file instead of annotations.
-    metrics: metrics in per cent; None where a metric is undefined.
-    score: primary metric in its own unit, by which checkpoints are chosen; -inf for NaN.
+    metrics: metrics in per cent (EPE in pixels); None where a metric is undefined.
+    primary: name of the metric by which the run's checkpoints are compared.
+    score: this metric, higher is better, in its own unit; -inf if it is missing or not finite.
     others: the evaluations of the same checkpoint with other settings.
   """
 
@@ -43,6 +45,7 @@ class Run:
   image_size: tuple[int, int]
   detected_boxes: bool
   metrics: dict[str, float | None]
+  primary: str
   score: float
   others: tuple['Run', ...] = ()
 
@@ -125,16 +128,24 @@ def read_run(path) -> Run:
   if not (workdir / 'config.json').is_file():
     raise errors.CheckpointError(f'{path}: no config.json here; give the workdir of a run')
   config = checkpoint.read_json(workdir / 'config.json')
-  runs = []
+  evaluated = {}
   for file in sorted(workdir.glob('eval/*/metrics.json')):
     name = evaluation_folders.split_name(file.parent)
     if name and step in (None, name[0]) and (metrics := _read_metrics(file)):
-      runs.append(_make_run(workdir, config, *name, file.parent, metrics))
-  if not runs:
+      evaluated[file.parent] = metrics
+  if not evaluated:
     raise errors.CheckpointError(
       f'{path}: holds no metrics (eval/{"STEP" if step is None else step}/metrics.json); evaluate '
       f'it on a validation split: python main.py --mode=eval --config=... --workdir={workdir}'
     )
+  names = dict.fromkeys(name for metrics in evaluated.values() for name in metrics)
+  try:
+    primary = choice.primary(names, config['eval'])
+  except (KeyError, TypeError) as error:
+    raise _not_a_configuration(workdir, error) from error
+  runs = [
+    _make_run(workdir, config, folder, metrics, primary) for folder, metrics in evaluated.items()
+  ]
   # Steps are compared by evaluations with the run's own settings, if there are any.
   comparable = [run for run in runs if not run.differences] or runs
   best = max(comparable, key=lambda run: (run.score, run.step))
@@ -142,7 +153,8 @@ def read_run(path) -> Run:
   return dataclasses.replace(best, others=tuple(others))
 
 
-def _make_run(workdir, config, step, differences, folder, metrics):
+def _make_run(workdir, config, folder, metrics, primary):
+  step, differences = evaluation_folders.split_name(folder)
   file = folder / evaluation_folders.SETTINGS
   try:
     # An older version wrote no settings; the run's own are assumed.
@@ -163,17 +175,21 @@ def _make_run(workdir, config, step, differences, folder, metrics):
       image_size=tuple(map(int, data['image_size'])),
       detected_boxes=bool(settings['detections']),
       metrics={name: tables.per_cent(name, value) for name, value in metrics.items()},
-      score=_score(metrics),
+      primary=primary,
+      score=_score(primary, metrics),
     )
   except (KeyError, TypeError, ValueError) as error:
-    raise errors.CheckpointError(
-      f'{workdir / "config.json"}: not the configuration of a run ({error!r})'
-    ) from error
+    raise _not_a_configuration(workdir, error) from error
 
 
-def _score(metrics):
-  """Primary metric as used to choose checkpoints; -inf if it is not finite."""
-  score = evaluate.primary(metrics)
+def _not_a_configuration(workdir, error):
+  file = workdir / 'config.json'
+  return errors.CheckpointError(f'{file}: not the configuration of a run ({error!r})')
+
+
+def _score(primary, metrics):
+  """Primary metric as used to choose checkpoints; -inf if it is missing or not finite."""
+  score = choice.score(primary, metrics.get(primary, math.nan))
   return score if math.isfinite(score) else -math.inf
 
 
@@ -182,7 +198,7 @@ def _read_metrics(file):
   are_numbers = isinstance(metrics, dict) and all(
     isinstance(value, int | float) for value in metrics.values()
   )
-  if not are_numbers or (metrics and not any(name in metrics for name in evaluate.PRIMARY)):
+  if not are_numbers or (metrics and not any(map(choice.is_known, metrics))):
     raise errors.CheckpointError(
       f'{file}: not the metrics of a run; evaluate it again with --mode=eval'
     )
@@ -219,7 +235,11 @@ def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
   header = ['Run', 'Network', 'Depth', 'Step', 'Result', *metrics]
   rows = []
   for run in runs:
-    ours = {name: round(value, 1) for name, value in run.metrics.items() if value is not None}
+    ours = {
+      name: round(value, tables.digits(name))
+      for name, value in run.metrics.items()
+      if value is not None
+    }
     run_cells = [run.workdir.name, run.network + run.narrowed, str(run.depth), str(run.step)]
     empty_cells = [''] * len(run_cells)
     words = ['ours', 'detected boxes' if run.detected_boxes else '', run.differences]
@@ -232,7 +252,7 @@ def make_table(runs: list[Run]) -> tuple[list[str], list[page.Row]]:
       difference = {
         name: ours[name] - paper[name] for name in metrics if name in ours.keys() & paper
       }
-      cells = _cells(metrics, difference, '+.1f')
+      cells = _cells(metrics, difference, '+')
       rows.append(page.Row('difference', [*empty_cells, 'difference', *cells]))
   return header, rows
 
@@ -248,9 +268,13 @@ def _paper_order(run):
   return run.depth, networks.index(run.network), -run.width, run.workdir.name
 
 
-def _cells(columns, values, form='.1f'):
+def _cells(columns, values, sign=''):
   # Rounding and adding zero turns -0.0 into +0.0, for example for 0.04 - 0.05.
-  return [f'{round(values[c], 1) + 0.0:{form}}' if c in values else '-' for c in columns]
+  digits = [tables.digits(column) for column in columns]
+  return [
+    f'{round(values[c], n) + 0.0:{sign}.{n}f}' if c in values else '-'
+    for c, n in zip(columns, digits)
+  ]
 
 
 def make_section(runs: list[Run], output: pathlib.Path, data_dir, num_images: int) -> page.Section:
@@ -261,12 +285,22 @@ def make_section(runs: list[Run], output: pathlib.Path, data_dir, num_images: in
   figures, left_out = run_figures.draw(runs, output, paper_figures.file_suffix(first))
   paper = paper_figures.draw(runs, _paper_lines(runs), output, data_dir, num_images)
   figures, left_out = paper[0] + figures, paper[1] + left_out
-  return page.Section(f'{first.data}, {size}', header, rows, _notes(runs) + left_out, figures)
+  by_keypoint, curve = keypoint_tables.make(runs, output, paper_figures.file_suffix(first))
+  return page.Section(
+    f'{first.data}, {size}',
+    header,
+    rows,
+    _notes(runs) + left_out,
+    [*figures, *curve],
+    by_keypoint,
+  )
 
 
 def _notes(runs):
   paper_rows = [(run, *paper_row(run)) for run in with_others(runs)]
   notes = ['All numbers are in per cent.']
+  if any(tables.unit(name) != '%' for run in runs for name in run.metrics):
+    notes = ['All numbers are in per cent, except EPE, which is in pixels of the image.']
   if any(comparable for *_, comparable in paper_rows):
     table = paper_tables.VALIDATION[runs[0].data]
     notes.append(

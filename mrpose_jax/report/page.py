@@ -28,6 +28,14 @@ class Row(NamedTuple):
   cells: list[str]
 
 
+class Table(NamedTuple):
+  """A further table, with its title; the last row is set apart."""
+
+  title: str
+  header: list[str]
+  rows: list[list[str]]
+
+
 class Section(NamedTuple):
   """The report's section about the runs on one data set at one input size."""
 
@@ -36,6 +44,7 @@ class Section(NamedTuple):
   rows: list[Row]
   notes: list[str]
   figures: list[Figure]
+  tables: list[Table]
 
 
 def to_markdown(sections: list[Section]) -> str:
@@ -49,6 +58,8 @@ def to_markdown(sections: list[Section]) -> str:
     ]
     for figure in section.figures:
       parts += [f'![{figure.caption}]({figure.file})', figure.caption]
+    for table in section.tables:
+      parts += [f'### {table.title}', tables.markdown_lines(table.header, table.rows)]
   return '\n\n'.join(parts) + '\n'
 
 
@@ -63,12 +74,20 @@ p, figcaption { max-width: 46rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
 th, td { padding: 0.2rem 0.45rem; text-align: right; white-space: nowrap; }
-:is(th, td):is(:nth-child(-n+2), :nth-child(5)) { text-align: left; }
+.runs :is(th, td):is(:nth-child(-n+2), :nth-child(5)), :is(th, td):first-child { text-align: left; }
 thead th { border-bottom: 2px solid var(--line); }
 tr.ours td { border-top: 1px solid var(--line); font-weight: 600; }
+tr.total td { border-top: 1px solid var(--line); font-weight: 600; }
 tr.paper td, tr.difference td, figcaption { color: var(--quiet); }
 figure { margin: 2rem 0; }
-figure img { max-width: min(100%, 60rem); border-radius: 4px; }
+figure img { max-width: min(100%, 60rem); height: auto; border-radius: 4px; }
+h1, h2, h3, p, figcaption { overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; padding: 0 0.75rem; }
+  h1 { font-size: 1.5rem; }
+  h2 { font-size: 1.25rem; }
+  figure { margin: 1.5rem 0; }
+}
 """
 
 
@@ -76,7 +95,7 @@ def to_html(sections: list[Section], folder: pathlib.Path) -> str:
   """Returns the report as one HTML page that contains the pictures from `folder`."""
   body = [f'<h1>{html.escape(TITLE)}</h1>', f'<p>The paper: {html.escape(SOURCE)}</p>']
   for section in sections:
-    body += [f'<h2>{html.escape(section.title)}</h2>', '<div class="table"><table>']
+    body += [f'<h2>{html.escape(section.title)}</h2>', '<div class="table"><table class="runs">']
     body.append('<thead>' + _html_row('th', section.header) + '</thead><tbody>')
     body += [_html_row('td', row.cells, row.kind) for row in section.rows]
     body.append('</tbody></table></div>')
@@ -89,6 +108,12 @@ def to_html(sections: list[Section], folder: pathlib.Path) -> str:
         f'<figure><img src="data:image/{kind};base64,{picture}" alt="{caption}">'
         f'<figcaption>{caption}</figcaption></figure>'
       )
+    for table in section.tables:
+      body += [f'<h3>{html.escape(table.title)}</h3>', '<div class="table"><table>']
+      body.append('<thead>' + _html_row('th', table.header) + '</thead><tbody>')
+      kinds = [''] * (len(table.rows) - 1) + ['total']
+      body += [_html_row('td', cells, kind) for cells, kind in zip(table.rows, kinds)]
+      body.append('</tbody></table></div>')
   head = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     f'<title>{html.escape(TITLE)}</title><style>{_STYLE}</style>'

@@ -2,25 +2,24 @@
 
 import importlib.util
 import logging
+import math
 import pathlib
 
 import numpy as np
 from PIL import Image
 
 from mrpose_jax import errors
-from mrpose_jax import evaluate
 from mrpose_jax import predict
 from mrpose_jax import predictors
+from mrpose_jax import tables
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.metrics import choice
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_tables
 
 log = logging.getLogger(__name__)
-
-# Axis label of each primary metric.
-AXIS = {'AP': 'AP', 'Mean': 'PCKh@0.5', 'PCK@0.2': 'PCK@0.2'}
 
 # Okabe and Ito's palette, which is distinguishable with all common colour vision deficiencies.
 COLORS = {
@@ -58,7 +57,7 @@ def draw(
   first = runs[0]
   where = f'{file_suffix(first)}.png'
   figures, left_out = [], []
-  if paper or any(run.metrics.get(primary_name(runs)) is not None for run in runs):
+  if paper or any(math.isfinite(rank(run, primary_name(runs))) for run in runs):
     figures.append(draw_depths(runs, paper, output / f'figure5_{where}'))
   else:
     left_out.append(f'Figure 5 is left out: no run has a finite {primary_name(runs)}.')
@@ -96,7 +95,7 @@ def draw(
   )
   figures.append(page.Figure(f'figure6_{where}', caption))
 
-  best = max(shown, key=lambda run: run.score)
+  best = max(shown, key=lambda run: rank(run, primary_name(runs)))
   Image.fromarray(draw_heatmaps(_load(best), examples)).save(output / f'figure7_{where}')
   caption = (
     f'Figure 7: {best.label} ({best.workdir.name}), the best of these networks: its prediction for '
@@ -116,8 +115,20 @@ def _load(run):
 
 
 def primary_name(runs) -> str:
-  """Name of the metric by which the runs are compared, such as AP."""
-  return next(name for name in evaluate.PRIMARY if any(name in run.metrics for run in runs))
+  """Name of the metric by which the runs are compared, such as AP: what most of them have."""
+  names = list(dict.fromkeys(run.primary for run in runs))
+  return max(names, key=lambda name: sum(name in run.metrics for run in runs))
+
+
+def rank(run, metric: str) -> float:
+  """A run's score by a metric, the higher the better; -inf where it is undefined."""
+  value = run.metrics.get(metric)
+  return -math.inf if value is None else choice.score(metric, value)
+
+
+def title_of(metric: str) -> str:
+  """Name of a metric in figures."""
+  return {'Mean': 'PCKh@0.5'}.get(metric, metric)
 
 
 def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) -> page.Figure:
@@ -136,7 +147,8 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     value = run.metrics.get(metric)
     if value is not None:
       points = ours.setdefault((run.network, run.width), {})
-      points[run.depth] = max(value, points.get(run.depth, value))
+      better = min if choice.lower_is_better(metric) else max
+      points[run.depth] = better(value, points.get(run.depth, value))
   depths = sorted({d for points in [*ours.values(), *paper.values()] for d in points})
   plot = figure.Figure(figsize=(7.5, 4.2), dpi=160, layout='constrained')
   axes = plot.add_subplot()
@@ -171,18 +183,19 @@ def draw_depths(runs, paper: dict[str, dict[int, float]], file: pathlib.Path) ->
     keys.append(lines.Line2D([], [], color='#222222', label='paper', **hollow))
   axes.legend(handles=keys, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
   plot.savefig(file)
-  caption = f'Figure 5: {AXIS[metric]} over the depth of the encoder, one line per network'
+  caption = f'Figure 5: {title_of(metric)} over the depth of the encoder, one line per network'
   return page.Figure(
     file.name, f'{caption}; ours are solid, the paper dashed.' if paper else f'{caption}.'
   )
 
 
 def show_per_cent(axes, metric: str):
-  """Labels the y axis and limits it to 0..100, plus a margin of half a marker."""
-  axes.set_ylabel(f'{AXIS[metric]} (%)')
+  """Labels the y axis and limits it to what is possible, plus a margin of half a marker."""
+  axes.set_ylabel(f'{title_of(metric)} ({tables.unit(metric)})')
   low, high = axes.get_ylim()
   margin = 0.03 * (high - low)
-  axes.set_ylim(max(low, -margin), min(high, 100 + margin))
+  highest = math.inf if choice.lower_is_better(metric) else 100
+  axes.set_ylim(max(low, -margin), min(high, highest + margin))
 
 
 def read_examples(

@@ -47,7 +47,7 @@ def draw(runs, output: pathlib.Path, where: str) -> tuple[list[page.Figure], lis
   if not run_errors:
     return figures, left_out
   figures.append(draw_keypoints(run_errors, output / f'keypoints_{where}.png'))
-  best = max(run_errors, key=lambda run: run.score)
+  best = max(run_errors, key=lambda run: paper_figures.rank(run, metric))
   name = f'{best.label} ({best.workdir.name})'
   pairs = run_errors[best]['pairs']
   if any(sum(map(sum, counts)) for counts in pairs.values()):
@@ -82,10 +82,14 @@ def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
     metric: name of the metric in the right plot.
     file: file to write.
   """
-  plot, axes = _subplots(1, 2, (11, 4))
+  plot, axes = subplots(1, 2, (11, 4))
   names = labels(curves)
   for run, lines in curves.items():
-    style = {'color': paper_figures.COLORS[run.network], 'label': names[run], **_style(run, curves)}
+    style = {
+      'color': paper_figures.COLORS[run.network],
+      'label': names[run],
+      **line_style(run, curves),
+    }
     axes[0].plot(*lines[0].T, **style)
     axes[1].plot(*lines[1].T, marker='o', markersize=4, **style)
   axes[0].set_yscale('log')
@@ -96,7 +100,7 @@ def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
   axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
   plot.savefig(file)
   return page.Figure(
-    file.name, f'Training: the loss, and {paper_figures.AXIS[metric]} of the validation split.'
+    file.name, f'Training: the loss, and {paper_figures.title_of(metric)} of the validation split.'
   )
 
 
@@ -109,7 +113,7 @@ def draw_keypoints(run_errors, file: pathlib.Path) -> page.Figure:
   """
   contents = run_errors.values()
   keypoints = list(dict.fromkeys(name for content in contents for name in content['keypoints']))
-  plot, axes = _subplots(1, 1, (11, 4.2))
+  plot, axes = subplots(1, 1, (11, 4.2))
   names = labels(run_errors)
   for i, (run, content) in enumerate(run_errors.items()):
     shift = 0.7 * ((i + 0.5) / len(run_errors) - 0.5)
@@ -147,7 +151,7 @@ def draw_sides(pairs, name: str, file: pathlib.Path) -> page.Figure:
     name: label of the run.
     file: file to write.
   """
-  plot, (left, right) = _subplots(1, 2, (11, 0.7 + max(2.6, 0.36 * len(pairs))))
+  plot, (left, right) = subplots(1, 2, (11, 0.7 + max(2.6, 0.36 * len(pairs))))
   total = np.sum(list(pairs.values()), axis=0)  # [left or right, own or other or elsewhere]
   table = np.stack([total[0], total[1][[1, 0, 2]]])  # columns: at left, at right, elsewhere
   share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -205,7 +209,7 @@ def _read_errors(run):
   return content
 
 
-def _subplots(rows, columns, size):
+def subplots(rows, columns, size):
   # Without pyplot there is no backend to choose and no figure to close.
   from matplotlib import figure
 
@@ -223,7 +227,7 @@ def _index_in_network(run, runs):
   return [other for other in runs if other.network == run.network].index(run)
 
 
-def _style(run, runs):
+def line_style(run, runs):
   return {'linestyle': _STYLES[_index_in_network(run, runs) % len(_STYLES)]}
 
 
