@@ -186,8 +186,8 @@ def define_flags():
 def main(files: list[str]):
   if not files:
     raise errors.ConfigError(
-      'no files: use python -m mrpose_jax.input_pipeline.sigmas FILE..., where one FILE holds two annotations '
-      'of each object, or each FILE holds those of one annotator'
+      'no files: use python -m mrpose_jax.input_pipeline.sigmas FILE..., where one FILE holds two '
+      'annotations of each object, or each FILE holds those of one annotator'
     )
   found = estimate(files, flags.FLAGS.iou)
   check(found, files)

@@ -189,7 +189,7 @@ def log_assumptions(skeleton: Skeleton, where):
   if not skeleton.sigmas:
     log.warning(
       '%s: %r gives no OKS sigmas, so there is no AP: the metrics are PCK@0.2 and EPE by default; '
-      'python -m mrpose_jax.input_pipeline.sigmas estimates sigmas from images that were annotated twice',
+      'python -m mrpose_jax.input_pipeline.sigmas estimates sigmas from images annotated twice',
       *(where, skeleton.name),
     )
 
