@@ -3,9 +3,10 @@
   python -m mrpose_jax.input_pipeline.browse --config=configs/quickstart.py --output=FOLDER
 
 train.png shows the first 32 crops (--num) of a training run with this configuration, exactly as its
-steps make them, with their keypoints; beside each crop is the sum of its target heatmaps.
-validation.png shows the crops of an evaluation, with the annotated keypoints where they exist. Left
-limbs are blue and right limbs are red, whether or not the crop is mirrored.
+steps make them, with their keypoints; beside each crop is the sum of its target heatmaps. In a mix
+of data sets, the caption ends with the folder and name of the person's data set. validation.png
+shows the crops of an evaluation, with the annotated keypoints where they exist. Left limbs are blue
+and right limbs are red, whether or not the crop is mirrored.
 """
 
 import itertools
@@ -49,12 +50,12 @@ def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pat
     ConfigError, DataError: a setting or data that cannot be used; the message says what to do.
   """
   configuration.check(config)
-  dataset = configuration.open_dataset(config)
+  dataset = configuration.open_mix(config, configuration.open_dataset(config))
   output = pathlib.Path(output).expanduser()
   output.mkdir(parents=True, exist_ok=True)
   written = []
   for split, cells_of in (('train', training_cells), ('validation', validation_cells)):
-    if split not in dataset.annotation_files:
+    if split not in dataset.annotation_files and not (split == 'train' and dataset.mix):
       continue
     cells, captions = zip(*itertools.islice(cells_of(dataset, config), num))
     columns = min(COLUMNS if split == 'validation' else COLUMNS // 2, len(cells))
@@ -75,13 +76,19 @@ def training_cells(dataset, config):
   batches = loader.train_batches(dataset, config.train.batch_size, config.seed)
   for step, batch in enumerate(batches):
     examples = jax.device_get(make_examples(step, batch))
+    if dataset.mix:
+      people = loader.people_of_step(dataset, config.train.batch_size, config.seed, step)
     crops = augment.to_pixels(examples.inputs, order)
     # The sum saturates softly: one keypoint is bright, and the five of a face remain distinct.
     heat = 1 - np.exp(-examples.target.sum(-1))  # [N, h, w]
     for n, crop in enumerate(crops):
       picture = draw(crop, examples.keypoints[n], examples.visible[n], dataset.skeleton)
       heatmaps = visualize.heat_over(enlarge(crop)[0], heat[n])
-      yield np.hstack([picture, heatmaps]), f'step {step}, row {n}: {describe(examples.draws, n)}'
+      caption = f'step {step}, row {n}: {describe(examples.draws, n)}'
+      if dataset.mix:
+        folder, _ = people[n]  # DATA_DIR/NAME/VERSION
+        caption += f', {folder.parents[1].name}/{folder.parent.name}'
+      yield np.hstack([picture, heatmaps]), caption
 
 
 def validation_cells(dataset, config):

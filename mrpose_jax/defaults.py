@@ -46,6 +46,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.name = 'coco'
   # Folder of the prepared data.
   config.data.data_dir = 'runs/data'
+  # Data sets to train on together, each as (name, folder of the prepared data, weight), e.g.
+  # (('coco', 'runs/data', 3), ('mpii', 'runs/data', 1)); () trains on data.name alone. The network
+  # predicts the keypoints of data.name and is evaluated on it.
+  config.data.mix = ()
+  # Groups of names that mean the same keypoint in data.mix, e.g. (('upper_neck', 'neck'),).
+  config.data.synonyms = ()
   # (height, width) of the network's input in pixels, multiples of 32.
   config.data.image_size = (256, 192)
   # Pairs of keypoint names that mirroring swaps, e.g. (('left_ear', 'right_ear'),); () keeps those

@@ -230,6 +230,40 @@ def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:
   return skeleton
 
 
+def match(skeleton: Skeleton, other: Skeleton, synonyms=()) -> tuple[int, ...]:
+  """Returns the position of each of a skeleton's keypoints in another skeleton, by their names.
+
+  Args:
+    skeleton: K keypoints.
+    other: the skeleton whose keypoints are looked up.
+    synonyms: groups of names that mean the same keypoint.
+
+  Returns:
+    K positions in `other.keypoints`; -1 where it has no such keypoint.
+
+  Raises:
+    ValueError: `synonyms` are not groups of names, or two keypoints of a skeleton mean the same.
+
+  >>> match(MPII, COCO)[:8]
+  (16, 14, 12, 11, 13, 15, -1, -1)
+  """
+  groups = all(isinstance(group, list | tuple) and len(group) > 1 for group in synonyms)
+  names = [name for group in synonyms for name in group] if groups else []
+  texts = groups and all(isinstance(name, str) for name in names)
+  if not texts or len(set(names)) < len(names):
+    raise ValueError(f'synonyms {synonyms!r:.200}: groups of names are needed, each name once')
+  first = {name: group[0] for group in synonyms for name in group}
+  ours, theirs = {}, {}  # positions by meaning
+  for part, positions in ((skeleton, ours), (other, theirs)):
+    for position, name in enumerate(part.keypoints):
+      earlier = positions.setdefault(first.get(name, name), position)
+      if earlier != position:
+        raise ValueError(
+          f'synonyms: {part.keypoints[earlier]} and {name} are both keypoints of {part.name!r}'
+        )
+  return tuple(theirs.get(meaning, -1) for meaning in ours)
+
+
 # Limbs are those of the person category in COCO's annotations; sigmas are pycocotools'
 # kpt_oks_sigmas.
 _COCO_LIMBS = (

@@ -1,5 +1,6 @@
 """Training: the parts of a run, and the loop last. The step itself is in training_step.py."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ from mrpose_jax import tables
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.metrics import choice
 from mrpose_jax.models import pose_network
@@ -49,7 +51,7 @@ class Run:
 
   Attributes:
     config: the configuration.
-    dataset: the prepared data.
+    dataset: the prepared data; with a mix, its members are trained on.
     detections: the boxes to evaluate with; None for the annotated boxes.
     workdir: folder that the run writes to.
     mesh: all devices of all processes.
@@ -98,9 +100,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
   configuration.check(config)
-  dataset = configuration.open_dataset(config)
-  for split in ('train', 'validation'):
-    dataset.source(split)  # an error now rather than after the first epoch
+  dataset = configuration.open_mix(config, configuration.open_dataset(config))
+  mixing.TrainingRecords(dataset)  # an error now rather than later
+  dataset.source('validation')
   if 'validation' in dataset.test_sets:
     raise errors.DataError(
       f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
@@ -124,7 +126,7 @@ def build(config: ml_collections.ConfigDict, dataset: prepared_data.Dataset, wor
   """
   if config.eval.ema and not config.train.ema:
     raise errors.ConfigError('eval.ema=True: the run keeps no moving average, because train.ema=0')
-  num_people = len(dataset.source('train'))
+  num_people = len(mixing.TrainingRecords(dataset))
   to_steps = functools.partial(steps_of, num_people=num_people, batch_size=config.train.batch_size)
   total_steps = to_steps(config.train.epochs)
   num_evaluations = int(config.train.epochs / config.train.evaluate_every)
@@ -196,7 +198,7 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> training_
     stored = checkpoints.meta(step)
     # An imported network has read no data.
     if stored['iterator'] and not config.train.allow_other_data:
-      _check_same_iterator(stored['iterator'], run.meta['iterator'], run.workdir)
+      _check_same_data(stored, run.meta, run.workdir)
     _check_same_keypoints(stored['skeleton'], run.dataset.skeleton, run.workdir)
     for difference in configuration.differences(stored['config'], run.meta['config']):
       log.warning('the run continues with another setting: %s', difference)
@@ -224,7 +226,7 @@ def describe(run: Run, state: training_step.TrainState):
     '%s on ResNet-%d, %.2f M parameters (parameters.txt); %d people, %d steps of %d on %d %s '
     'device(s)',
     *(run.model.network, run.model.depth, num_parameters / 1e6),
-    *(len(run.dataset.source('train')), run.total_steps, run.config.train.batch_size),
+    *(len(mixing.TrainingRecords(run.dataset)), run.total_steps, run.config.train.batch_size),
     *(jax.device_count(), jax.devices()[0].platform),
   )
 
@@ -324,11 +326,12 @@ def report_best(run: Run, best_step: int) -> dict[str, float]:
   return metrics
 
 
-def _check_same_iterator(stored, asked, workdir):
-  different = [
-    f'{name} was {stored[name]}, is {asked[name]}' for name in asked if stored[name] != asked[name]
-  ]
+def _check_same_data(stored, asked, workdir):
+  was, now = stored['iterator'], asked['iterator']
+  different = [f'{name} was {was[name]}, is {now[name]}' for name in now if was[name] != now[name]]
   if different:
+    fields = configuration.differences(stored['config'], asked['config'])
+    different += [field for field in fields if field.startswith('data.mix ')]
     raise errors.CheckpointError(
       f'{workdir}: cannot go on with other data ({"; ".join(different)}); choose another '
       '--workdir, or --config.train.allow_other_data'
@@ -360,10 +363,15 @@ def _stop_diverged(run, state, metrics, checkpoints):
   if step not in checkpoints.steps():
     checkpoints.save(step, state, run.meta)
     checkpoints.wait()
-  ids = loader.person_ids(run.dataset, run.config.train.batch_size, run.config.seed, step)
+  ids = collections.defaultdict(list)
+  for folder, person_id in loader.people_of_step(
+    run.dataset, run.config.train.batch_size, run.config.seed, step
+  ):
+    ids[folder].append(str(person_id))
+  people = '; '.join(f'{", ".join(ids[folder])} of {folder}' for folder in ids)
   raise errors.DivergedError(
     f'loss {metrics["loss"]}, gradient norm {metrics["gradient_norm"]} at step {step + 1} '
-    f'(learning rate {float(run.schedule(step)):g}, people {", ".join(map(str, ids))}); the state '
+    f'(learning rate {float(run.schedule(step)):g}, people {people}); the state '
     f'before it is checkpoint {step}; lower train.learning_rate in a new --workdir, or look at '
     'these people'
   )

@@ -144,3 +144,42 @@ def test_mirroring_without_known_pairs(caplog):
   assert (skeletons.COCO.mirroring(0.0, 0.5), skeletons.COCO.mirroring(False, True)) == (0, False)
   skeletons.log_assumptions(fish, 'fish.json')
   assert "flip pairs of 'fish': none; mirroring (augment.flip) and the flip test" in caplog.text
+
+
+def test_matching_by_name():
+  """COCO has 12 of MPII's 16 keypoints, and MPII 12 of COCO's 17."""
+  positions = skeletons.match(skeletons.COCO, skeletons.MPII)
+  assert positions == (-1, -1, -1, -1, -1, 13, 12, 14, 11, 15, 10, 3, 2, 4, 1, 5, 0)
+  positions = skeletons.match(skeletons.MPII, skeletons.COCO)
+  assert positions == (16, 14, 12, 11, 13, 15, -1, -1, -1, -1, 10, 8, 6, 5, 7, 9)
+  assert skeletons.match(skeletons.COCO, skeletons.COCO) == tuple(range(17))
+
+
+def test_matching_with_synonyms():
+  own = skeletons.Skeleton('own', ('neck', 'crown', 'tail'), (), ())
+  synonyms = (('upper_neck', 'neck'), ['crown', 'head_top', 'top'])
+  positions = skeletons.match(skeletons.MPII, own, synonyms)
+  assert positions == (-1, -1, -1, -1, -1, -1, -1, -1, 0, 1, -1, -1, -1, -1, -1, -1)
+  assert skeletons.match(own, skeletons.MPII, synonyms) == (8, 9, -1)
+  assert skeletons.match(skeletons.MPII, own) == (-1,) * 16
+
+
+@pytest.mark.parametrize(
+  ('synonyms', 'message'),
+  [
+    ((('nose', 'left_eye'),), "nose and left_eye are both keypoints of 'coco'"),
+    ((('snout', 'thorax', 'pelvis'),), "pelvis and thorax are both keypoints of 'mpii'"),
+    (
+      ('nose', 'snout'),
+      r"synonyms \('nose', 'snout'\): groups of names are needed, each name once",
+    ),
+    ((('nose',),), 'groups of names are needed'),
+    ((('nose', 'snout'), ('snout', 'muzzle')), 'each name once'),
+    ((('nose', 3),), 'groups of names are needed'),
+    ((('nose', ['snout']),), 'groups of names are needed'),
+    ((5,), 'groups of names are needed'),
+  ],
+)
+def test_bad_synonyms(synonyms, message):
+  with pytest.raises(ValueError, match=message):
+    skeletons.match(skeletons.COCO, skeletons.MPII, synonyms)

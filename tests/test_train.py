@@ -189,7 +189,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
   assert f'checkpoint {step};' in message
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
   dataset = prepared_data.open_dataset('coco', config.data.data_dir)
-  ids = message.partition('people ')[2].partition(')')[0]
+  ids = message.partition('people ')[2].partition(f' of {dataset.folder})')[0]
   batch = next(loader.train_batches(dataset, 8, 0, step))
   batch_keypoints = {tuple(xy) for xy in batch.keypoints[:, 0]}
   records = [record['people'] for record in dataset.source('train')]

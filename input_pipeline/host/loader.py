@@ -1,8 +1,8 @@
 """Loads prepared records as batches for the devices.
 
-The host only reads, decodes and batches. The people of a step depend on (seed, step) alone, so a
-run that is resumed at step n reads the same batches as an uninterrupted run, with any number of
-workers.
+The host only reads, decodes and batches. The people of a step depend on (seed, step) alone (see
+mixing.py), so a run that is resumed at step n reads the same batches as an uninterrupted run, with
+any number of workers.
 """
 
 import collections
@@ -11,6 +11,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import pathlib
 import re
 import sys
 import threading
@@ -28,6 +29,7 @@ from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import cores
 from mrpose_jax.input_pipeline.host import image_files
+from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 
@@ -65,10 +67,10 @@ def train_batches(
   """Yields this process's part of every global batch from `start_step` on, without end.
 
   Each epoch is a new shuffle of all people. The last batch of an epoch is completed from the next
-  epoch, so every person is read once per epoch.
+  epoch, so every person is read once per epoch. In a mix, this holds for each of its data sets.
 
   Args:
-    dataset: from `open_dataset`.
+    dataset: from `open_dataset`, with or without a mix.
     batch_size: global batch size. Each process yields its share of consecutive rows; the shares of
       all processes, concatenated, are the batch that a single process would yield.
     seed: seed of the shuffle.
@@ -81,12 +83,11 @@ def train_batches(
     DataError: records that cannot be read, on opening or later, or a worker that was killed.
   """
   share = _share(batch_size, process_count)
-  source = dataset.source('train')
-  people = _people_in_order(source, seed)
+  source = mixing.TrainingRecords(dataset)
+  people = source.in_order(seed, batch_size)
   steps = grain.MapDataset.range(start_step, sys.maxsize)
-  batches = steps.map(
-    _TrainBatch(source, people, dataset.crops, batch_size, process_index * share, share)
-  )
+  crops = dataset.crops | {'canvas': dataset.training_canvas}
+  batches = steps.map(_TrainBatch(source, people, crops, batch_size, process_index * share, share))
   batches = batches.to_iter_dataset(_READ)
   if num_workers:
     if not flags.FLAGS.is_parsed():
@@ -96,12 +97,19 @@ def train_batches(
   return _report_dead_workers(iter(batches))
 
 
-def person_ids(dataset: prepared_data.Dataset, batch_size: int, seed: int, step: int) -> list[int]:
-  """Ids of the people in step `step` (from 0) of `train_batches`, over all processes."""
-  source = dataset.source('train')
-  people = _people_in_order(source, seed)
-  rows = range(step * batch_size, (step + 1) * batch_size)
-  return [int(source[people[row]]['people']['person_id'][0]) for row in rows]
+def people_of_step(
+  dataset: prepared_data.Dataset, batch_size: int, seed: int, step: int
+) -> list[tuple[pathlib.Path, int]]:
+  """Folder of the data set and id of each person in step `step` (from 0) of `train_batches`.
+
+  The people are those of all processes, in the order of the rows of the global batch.
+  """
+  source = mixing.TrainingRecords(dataset)
+  people = source.in_order(seed, batch_size)
+  numbers = [people[row] for row in range(step * batch_size, (step + 1) * batch_size)]
+  return [
+    (source.folder_of(number), int(source[number]['people']['person_id'][0])) for number in numbers
+  ]
 
 
 def evaluation_batches(
@@ -187,7 +195,7 @@ def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
 class _TrainBatch:
   """Maps a step to the PersonBatch of rows `first` to `first + count` of its global batch."""
 
-  source: records.Records
+  source: mixing.TrainingRecords
   people: grain.MapDataset  # record numbers (one person each), in training order
   crops: dict[str, float]
   batch_size: int
@@ -196,24 +204,26 @@ class _TrainBatch:
 
   def __call__(self, step: int) -> batching.PersonBatch:
     first = step * self.batch_size + self.first
-    rows = [self.source[self.people[i]] for i in range(first, first + self.count)]
+    numbers = [self.people[i] for i in range(first, first + self.count)]
+    rows = [self.source[number] for number in numbers]
     box = np.concatenate([record['people']['box'] for record in rows])
     center, size = geometry.box_to_region(box, self.crops['aspect'], self.crops['padding'])
     examples = [
       batching.person_example(
-        image_files.Patch(_person_pixels(record), record['origin'], record['zoom']),
+        image_files.Patch(_person_pixels(record, folder), record['origin'], record['zoom']),
         center[i],
         size[i],
         record['people']['keypoints'][0],
         record['people']['visible'][0],
       )
-      for i, record in enumerate(rows)
+      for i, (record, folder) in enumerate(zip(rows, map(self.source.folder_of, numbers)))
     ]
     return batching.stack(examples, int(self.crops['canvas']))
 
 
-def _person_pixels(record):
-  where = f'person {record["people"]["person_id"][0]} of {_text(record["file_name"])}'
+def _person_pixels(record, folder):
+  person_id = record['people']['person_id'][0]
+  where = f'person {person_id} of {_text(record["file_name"])} in {folder}'
   return records.decode_image(record, where)
 
 
@@ -262,11 +272,6 @@ def _share(batch_size, process_count):
       f'batch size {batch_size} cannot be shared by {process_count} processes'
     )
   return batch_size // process_count
-
-
-def _people_in_order(source, seed) -> grain.MapDataset:
-  """Record numbers in training order, without end; each epoch is a new shuffle."""
-  return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
 
 
 def _end_with_parent(worker_index, worker_count):

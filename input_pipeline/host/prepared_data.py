@@ -43,12 +43,29 @@ class People(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+  """A data set that is trained on.
+
+  Attributes:
+    dataset: the data set; its own `mix` is not used.
+    weight: its part of the people of a step, relative to the other members.
+    positions: [K] position of each predicted keypoint in this data set's keypoints, -1 where it has
+      none; see `skeletons.match`.
+  """
+
+  dataset: 'Dataset'
+  weight: float
+  positions: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
   """A prepared data set: its folder and its metadata.
 
   `annotation_files` holds the name of the file that each split was prepared from, `test_sets` names
   the splits whose keypoints are unpublished, and `images_sha256` holds a hash of the images of each
-  split.
+  split. If there is a `mix`, its members are trained on in place of this data set, which is then
+  evaluated on and names the keypoints.
   """
 
   folder: pathlib.Path
@@ -57,6 +74,17 @@ class Dataset:
   annotation_files: dict[str, str]
   test_sets: list[str]
   images_sha256: dict[str, str]
+  mix: tuple[Member, ...] = ()
+
+  @property
+  def members(self) -> tuple[Member, ...]:
+    """The data sets that are trained on: those of the mix, by default this one alone."""
+    return self.mix or (Member(self, 1.0, tuple(range(self.skeleton.num_keypoints))),)
+
+  @property
+  def training_canvas(self) -> int:
+    """Side in pixels of the square array that holds any training patch."""
+    return max(int(member.dataset.crops['canvas']) for member in self.members)
 
   def source(self, split: str) -> records.Records:
     """Random access to the records of 'train' or 'validation'."""
@@ -109,7 +137,8 @@ class Dataset:
   def fingerprint(self, split: str = '') -> str:
     """Hash of what was prepared, or of the images and annotations of one split.
 
-    That of all covers the images, the names and sizes of all files, and the JSON files' contents.
+    That of all covers the images, the names and sizes of all files, the JSON files' contents, and
+    the members of the mix with their weights.
     """
     if split:
       digest = hashlib.sha256(self.images_sha256[split].encode())
@@ -120,6 +149,8 @@ class Dataset:
       digest.update(f'{path.name} {path.stat().st_size}'.encode())
       if path.suffix == '.json':
         digest.update(path.read_bytes())
+    for member in self.mix:
+      digest.update(f'{member.weight} {member.dataset.fingerprint()}'.encode())
     return digest.hexdigest()[:16]
 
 

@@ -17,7 +17,9 @@ from mrpose_jax import optimizers
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.metrics import choice
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
@@ -72,7 +74,94 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
     ConfigError: the data were prepared for crops of another aspect or a smaller augment.scale, or
       flip pairs or sigmas do not match the keypoints, or the chosen metrics do not exist for them.
   """
-  name, data_dir = config.data.name, config.data.data_dir
+  dataset = _open(config, config.data.name, config.data.data_dir)
+  try:
+    skeleton = skeletons.change(dataset.skeleton, config.data.flip_pairs, config.data.sigmas)
+  except ValueError as error:
+    raise errors.ConfigError(f'data.{error}') from error
+  if not skeleton.flip_pairs:
+    log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
+  lower = skeleton.lower_body()
+  if config.augment.half_body and len(set(lower)) < 2:
+    raise errors.ConfigError(
+      f'augment.half_body={config.augment.half_body}: {dataset.folder} has no keypoints of the '
+      f'{"upper" if all(lower) else "lower"} half of a body (by names such as hip, knee, ankle)'
+    )
+  if not 0 <= config.train.hard_keypoints <= skeleton.num_keypoints:
+    raise errors.ConfigError(
+      f'train.hard_keypoints={config.train.hard_keypoints}: {config.data.name} has '
+      f'{skeleton.num_keypoints} keypoints'
+    )
+  dataset = dataclasses.replace(dataset, skeleton=skeleton)
+  choice.check(config.eval, dataset)
+  return dataset
+
+
+def open_mix(
+  config: ml_collections.ConfigDict, dataset: prepared_data.Dataset
+) -> prepared_data.Dataset:
+  """Returns the data set with the members of data.mix, which are then trained on in its place.
+
+  Logs the share of each member and its keypoints. Without data.mix, the data set stays as it is.
+
+  Args:
+    config: the configuration.
+    dataset: from `open_dataset`; names the keypoints.
+
+  Raises:
+    ConfigError: data.mix or data.synonyms are malformed, or a member was prepared for other crops
+      or has none of the keypoints.
+    DataError: a member is not prepared, or has no split train.
+  """
+  mix = tuple(_open_member(config, dataset, entry) for entry in config.data.mix)
+  if not mix:
+    return dataset
+  folders = [member.dataset.folder.resolve() for member in mix]
+  for folder in folders:
+    if folders.count(folder) > 1:
+      raise errors.ConfigError(f'data.mix: names {folder} twice; name it once, with both weights')
+  known = [dataset.skeleton, *(member.dataset.skeleton for member in mix)]
+  for name in (name for group in config.data.synonyms for name in group):
+    if not any(name in skeleton.keypoints for skeleton in known):
+      raise errors.ConfigError(f'data.synonyms: no data set has a keypoint {name!r:.60}')
+  dataset = dataclasses.replace(dataset, mix=mix)
+  _log_mix(dataset)
+  return dataset
+
+
+def _open_member(config, dataset, entry):
+  """Opens the data set of an entry (name, folder, weight) of data.mix."""
+  try:
+    name, data_dir, weight = entry
+    usable = isinstance(name, str) and isinstance(data_dir, str) and 0 < weight < math.inf
+  except (TypeError, ValueError):
+    usable = False
+  if not usable:
+    raise errors.ConfigError(
+      f'data.mix: {entry!r:.200} is not (name, folder, weight) with a weight above 0, as in '
+      "--config.data.mix=\"(('coco','runs/data',3),('mpii','runs/data',1))\""
+    )
+  other = _open(config, name, data_dir)
+  if other.crops['padding'] != dataset.crops['padding']:
+    raise errors.ConfigError(
+      f'data.mix: {other.folder} was prepared with boxes padded by {other.crops["padding"]:g}, '
+      f'{dataset.folder} by {dataset.crops["padding"]:g}; {records.PREPARE_AGAIN}'
+    )
+  try:
+    positions = skeletons.match(dataset.skeleton, other.skeleton, config.data.synonyms)
+  except ValueError as error:
+    raise errors.ConfigError(f'data.{error}') from error
+  if max(positions) < 0:
+    raise errors.ConfigError(
+      f'data.mix: no keypoint of {other.folder} ({", ".join(other.skeleton.keypoints)}) is one of '
+      f'{dataset.folder} ({", ".join(dataset.skeleton.keypoints)}); names that mean the same can '
+      'be given as data.synonyms'
+    )
+  return prepared_data.Member(other, float(weight), positions)
+
+
+def _open(config, name, data_dir):
+  """Opens a data set whose patches suit the configuration's crops."""
   if name == 'synthetic_people':
     from mrpose_jax.input_pipeline import prepare  # inside, because it defines flags
 
@@ -81,35 +170,16 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   height, width = config.data.image_size
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(
-      f'data.image_size={height, width}: {name} was prepared for width / height = '
+      f'data.image_size={height, width}: {name} in {data_dir} was prepared for width / height = '
       f'{dataset.crops["aspect"]:g}; choose a size with this ratio, or prepare again '
       f'with --aspect={width / height:g} --overwrite'
     )
   _check_reach(augment.Augmentation(**config.augment), dataset)
-  num_keypoints = dataset.skeleton.num_keypoints
-  if not 0 <= config.train.hard_keypoints <= num_keypoints:
-    raise errors.ConfigError(
-      f'train.hard_keypoints={config.train.hard_keypoints}: {name} has {num_keypoints} keypoints'
-    )
-  try:
-    skeleton = skeletons.change(dataset.skeleton, config.data.flip_pairs, config.data.sigmas)
-  except ValueError as error:
-    raise errors.ConfigError(f'data.{error}') from error
-  if not skeleton.flip_pairs:
-    log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
-  dataset = dataclasses.replace(dataset, skeleton=skeleton)
-  choice.check(config.eval, dataset)
   return dataset
 
 
 def _check_reach(augmentation: augment.Augmentation, dataset: prepared_data.Dataset):
   """Raises ConfigError if training crops can show more than the prepared patches hold."""
-  lower = dataset.skeleton.lower_body()
-  if augmentation.half_body and len(set(lower)) < 2:
-    raise errors.ConfigError(
-      f'augment.half_body={augmentation.half_body}: {dataset.folder} has no keypoints of the '
-      f'{"upper" if all(lower) else "lower"} half of a body (by names such as hip, knee, ankle)'
-    )
   needed = {
     'scale': augmentation.largest_scale,
     'shift': augmentation.shift,
@@ -122,6 +192,35 @@ def _check_reach(augmentation: augment.Augmentation, dataset: prepared_data.Data
       f'({", ".join(f"{name} {dataset.crops[name]:g}" for name in needed)}); prepare it again with '
       f'--scale={cut_for["scale"]:g} --shift={cut_for["shift"]:g}'
       f'{" --half_body" * (cut_for["half_body"] > 0)} --overwrite'
+    )
+
+
+def _log_mix(dataset):
+  """Logs what is trained on, and warns of keypoints that none of it has."""
+  trained = mixing.TrainingRecords(dataset)
+  total = sum(member.weight for member in dataset.mix)
+  names = dataset.skeleton.keypoints
+  for member, size in zip(dataset.mix, trained.sizes):
+    share, theirs = member.weight / total, member.dataset.skeleton.keypoints
+    groups = {
+      'matched': [
+        name if theirs[position] == name else f'{name} ({theirs[position]})'
+        for name, position in zip(names, member.positions)
+        if position >= 0
+      ],
+      'missing': [name for name, position in zip(names, member.positions) if position < 0],
+      'dropped': [name for i, name in enumerate(theirs) if i not in member.positions],
+    }
+    log.info(
+      'data.mix: %s: %.1f %% of each step, its %d people %.3g times an epoch; keypoints %s',
+      *(member.dataset.folder, 100 * share, size, share * len(trained) / size),
+      '; '.join(f'{group}: {", ".join(found) or "none"}' for group, found in groups.items()),
+    )
+  untrained = [name for k, name in enumerate(names) if all(m.positions[k] < 0 for m in dataset.mix)]
+  if untrained:
+    log.warning(
+      'data.mix: no data set has %s, which the network therefore does not learn',
+      ', '.join(untrained),
     )
 
 
@@ -214,4 +313,4 @@ def differences(stored: dict, current: dict) -> list[str]:
 
 def _plain(value):
   """Tuples as lists, which is what JSON stores."""
-  return list(value) if isinstance(value, tuple) else value
+  return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

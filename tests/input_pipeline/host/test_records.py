@@ -110,7 +110,8 @@ def truncate_images(data_dir, split):
 def test_a_truncated_training_image_is_named(data_dir, num_workers):
   truncate_images(data_dir, 'train')
   message = the_error(read_training, data_dir, num_workers=num_workers)
-  assert message.startswith('person 1') and '.png: not a readable image' in message
+  folder = folder_of(data_dir)
+  assert message.startswith('person 1') and f'.png in {folder}: not a readable image' in message
 
 
 def test_a_truncated_evaluation_image_is_named(data_dir):
