@@ -7,6 +7,11 @@ steps make them, with their keypoints; beside each crop is the sum of its target
 of data sets, the caption ends with the folder and name of the person's data set. validation.png
 shows the crops of an evaluation, with the annotated keypoints where they exist. Left limbs are blue
 and right limbs are red, whether or not the crop is mirrored.
+
+mirrored.png shows each of the first training crops beside its mirrored twin, with the names of the
+keypoints. Where the flip pairs are right, a name is at the same part of the body in both: the left
+ear of the twin is the one on its own left. Where a pair is missing, both names stay where they are
+and so are exchanged on the body.
 """
 
 import itertools
@@ -17,6 +22,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
+from jax import numpy as jnp
 from PIL import Image
 
 from mrpose_jax import command_line
@@ -33,10 +39,12 @@ from mrpose_jax.runtime import parallel
 # Small crops are enlarged to at least this many rows, so that the lines drawn on them are thin.
 ROWS = 256
 COLUMNS = 8
+# Crops with the names of their keypoints are enlarged to at least this many rows.
+NAMED_ROWS = 384
 
 
 def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pathlib.Path]:
-  """Writes one sheet of crops for each prepared split.
+  """Writes one sheet of crops for each prepared split, and one of mirrored training crops.
 
   Args:
     config: see mrpose_jax/defaults.py.
@@ -54,13 +62,16 @@ def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pat
   output = pathlib.Path(output).expanduser()
   output.mkdir(parents=True, exist_ok=True)
   written = []
-  for split, cells_of in (('train', training_cells), ('validation', validation_cells)):
+  for name, split, cells_of, columns in (
+    ('train', 'train', training_cells, COLUMNS // 2),
+    ('mirrored', 'train', mirrored_cells, COLUMNS // 2),
+    ('validation', 'validation', validation_cells, COLUMNS),
+  ):
     if split not in dataset.annotation_files and not (split == 'train' and dataset.mix):
       continue
     cells, captions = zip(*itertools.islice(cells_of(dataset, config), num))
-    columns = min(COLUMNS if split == 'validation' else COLUMNS // 2, len(cells))
-    sheet = visualize.contact_sheet(cells, columns, cells[0].shape[:2], captions)
-    written.append(output / f'{split}.png')
+    sheet = visualize.contact_sheet(cells, min(columns, len(cells)), cells[0].shape[:2], captions)
+    written.append(output / f'{name}.png')
     Image.fromarray(sheet).save(written[-1])
   return written
 
@@ -89,6 +100,29 @@ def training_cells(dataset, config):
         folder, _ = people[n]  # DATA_DIR/NAME/VERSION
         caption += f', {folder.parents[1].name}/{folder.parent.name}'
       yield np.hstack([picture, heatmaps]), caption
+
+
+def mirrored_cells(dataset, config):
+  """Yields (crop beside its mirrored twin, both with names, caption) for each person, in order."""
+  codec, order = predict.codec_of(config), config.model.channel_order
+  skeleton = dataset.skeleton
+
+  @jax.jit
+  def crops_of(batch, mirrored):
+    ones = jnp.ones(batch.patches.shape[0], jnp.float32)
+    drawn = augment.Draw(scale=ones, rotation=0 * ones, flip=(mirrored * ones) > 0)
+    return augment.crop_people(batch, drawn, codec, skeleton, order)
+
+  caption = f'mirrored: {skeletons.named_pairs(skeleton) or "no flip pairs"}'
+  for batch in loader.train_batches(dataset, config.train.batch_size, config.seed):
+    twins = jax.device_get([crops_of(batch, mirrored) for mirrored in (False, True)])
+    for n in range(len(batch.patches)):
+      pictures = [
+        draw(augment.to_pixels(inputs[n], order), points[n], visible[n], skeleton, NAMED_ROWS)
+        for inputs, points, visible in twins
+      ]
+      between = np.zeros((len(pictures[0]), 4, 3), np.uint8)
+      yield np.hstack([pictures[0], between, pictures[1]]), caption
 
 
 def validation_cells(dataset, config):
@@ -126,17 +160,21 @@ def describe(draws: augment.Draw, n: int) -> str:
   return ', '.join(words)
 
 
-def draw(crop, keypoints, visible, skeleton):
-  """Draws the labelled keypoints and limbs on an enlarged crop."""
-  crop, zoom = enlarge(crop)
+def draw(crop, keypoints, visible, skeleton, named_rows=None):
+  """Draws the labelled keypoints and limbs on an enlarged crop.
+
+  With `named_rows`, the crop has at least that many rows and the keypoints have their names.
+  """
+  crop, zoom = enlarge(crop, named_rows or ROWS)
   points = (np.asarray(keypoints) + 0.5) * zoom - 0.5
   person = np.concatenate([points, np.asarray(visible)[:, None] > 0], -1)
-  return visualize.draw_people(crop, person[None], skeleton)
+  picture = visualize.draw_people(crop, person[None], skeleton)
+  return visualize.draw_names(picture, person, skeleton) if named_rows else picture
 
 
-def enlarge(crop):
-  """Returns the crop enlarged to at least ROWS rows, and the enlargement factor."""
-  zoom = math.ceil(ROWS / crop.shape[0])
+def enlarge(crop, rows=ROWS):
+  """Returns the crop enlarged to at least `rows` rows, and the enlargement factor."""
+  zoom = math.ceil(rows / crop.shape[0])
   return crop.repeat(zoom, 0).repeat(zoom, 1), zoom
 
 
@@ -167,6 +205,6 @@ def main(arguments):
 
 if __name__ == '__main__':
   _read_config = command_line.define_config()
-  flags.DEFINE_string('output', None, 'Folder for train.png and validation.png.')
+  flags.DEFINE_string('output', None, 'Folder for train.png, mirrored.png and validation.png.')
   flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
   command_line.run(main)

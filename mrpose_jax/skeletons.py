@@ -1,6 +1,7 @@
 """Skeletons of the data sets: keypoint names, mirror pairs, limbs and OKS sigmas."""
 
 import dataclasses
+import functools
 import logging
 import re
 
@@ -57,14 +58,22 @@ class Skeleton:
 
   def lower_body(self) -> tuple[bool, ...]:
     """Whether each keypoint belongs to the lower half of a body: hips and what lies below."""
-    return tuple(bool(_LOWER_BODY & set(_words(name))) for name in self.keypoints)
+    return tuple(bool(_LOWER_BODY.search(name.lower())) for name in self.keypoints)
 
   def side(self, keypoint: int) -> str:
-    """'left', 'right' or 'middle', from the words of the keypoint's name."""
-    for word in _words(self.keypoints[keypoint]):
-      if word in _OTHER_SIDE:
-        return 'left' if word[0] == 'l' else 'right'
-    return 'middle'
+    """'left', 'right' or 'middle', from the names of the keypoint and of its partner."""
+    return self._sides[keypoint]
+
+  @functools.cached_property
+  def _sides(self):
+    sides = ['middle'] * self.num_keypoints
+    for left, right in mirror_pairs(self.keypoints):
+      sides[left], sides[right] = 'left', 'right'
+    for keypoint, name in enumerate(self.keypoints):
+      for word in reversed(_words(name)):
+        if word in _OTHER_SIDE:
+          sides[keypoint] = 'left' if word[0] == 'l' else 'right'
+    return sides
 
 
 def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
@@ -76,25 +85,49 @@ def flip_order(flip_pairs, num_keypoints: int) -> np.ndarray:
 
 
 def mirror_pairs(names) -> tuple[tuple[int, int], ...]:
-  """Pairs (left, right) of names that differ only in the words left and right, or l and r.
+  """Pairs (left, right) of names that differ only in their side.
 
-  >>> mirror_pairs(['nose', 'left_ear', 'right_ear', 'RearPawR', 'RearPawL'])
-  ((1, 2), (4, 3))
+  A name's side is one of its words, left or right, or l or r, whatever separates the words. In a
+  name without such a word it is a word's beginning or end: left or right, as in `leftear`, if the
+  name of the other side exists, so that `upright` and `cleft` have none; or l or r, as in `lhip`,
+  if at least two pairs of names differ in this way, so that `lump` and `rump` are no pair.
+
+  >>> mirror_pairs(['nose', 'left_ear', 'right_ear', 'RearPawR', 'RearPawL', 'lefteye', 'righteye'])
+  ((1, 2), (4, 3), (5, 6))
   """
   index = {_words(name): i for i, name in enumerate(names)}
   pairs = []
-  for words, i in index.items():
-    mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
-    if mirrored in index and {'left', 'l'} & set(words) and words != mirrored:
-      pairs.append((i, index[mirrored]))
+  for sides, at_least in _SIDES:
+    paired = {i for pair in pairs for i in pair}
+    found = {}  # left: right
+    for words, i in index.items():
+      for mirrored in _exchanged(words, sides):
+        j = index.get(mirrored)
+        if j is not None and not {i, j} & paired:
+          found[i] = j
+          paired |= {i, j}
+    if len(found) >= at_least:
+      pairs += found.items()
   return tuple(sorted(pairs))
 
 
-_LOWER_BODY = {
-  *('hip', 'pelvis', 'knee', 'ankle', 'foot', 'heel', 'toe'),
-  *('hips', 'knees', 'ankles', 'feet', 'heels', 'toes'),
-}
+_LOWER_BODY = re.compile('hip|pelvis|knee|ankle|foot|feet|heel|toe')
 _OTHER_SIDE = {'left': 'right', 'right': 'left', 'l': 'r', 'r': 'l'}
+# Where a name may hold the side left, from the most to the least certain place, and how many pairs
+# must differ there.
+_SIDES = (
+  (re.compile('^(left|l)$'), 1),
+  (re.compile('^left|left$'), 1),
+  (re.compile('^l|l$'), 2),
+)
+
+
+def _exchanged(words, sides):
+  """Yields the words of a left name as names of the other side would have them."""
+  for position, word in enumerate(words):
+    for match in sides.finditer(word):
+      other = word[: match.start()] + _OTHER_SIDE[match[0]] + word[match.end() :]
+      yield *words[:position], other, *words[position + 1 :]
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -176,22 +209,33 @@ def log_assumptions(skeleton: Skeleton, where):
   if skeleton in (COCO, MPII):
     return
   names = skeleton.keypoints
-  pairs = ', '.join(f'{names[left]} - {names[right]}' for left, right in skeleton.flip_pairs)
-  if pairs:
-    log.info('%s: flip pairs of %r: %s', where, skeleton.name, pairs)
+  if skeleton.flip_pairs:
+    log.info('%s: flip pairs of %r: %s', where, skeleton.name, named_pairs(skeleton))
   else:
     log.warning('%s: flip pairs of %r: none; %s', where, skeleton.name, NO_PAIRS)
   paired = {i for pair in skeleton.flip_pairs for i in pair}
-  one_sided = [i for i in range(len(names)) if skeleton.side(i) != 'middle']
-  unpaired = [names[i] for i in one_sided if i not in paired]
+  unpaired = [
+    name
+    for i, name in enumerate(names)
+    if i not in paired and (skeleton.side(i) != 'middle' or re.search('left|right', name.lower()))
+  ]
   if unpaired:
-    log.warning('%s: keypoints without a mirror partner: %s', where, ', '.join(unpaired))
+    log.warning(
+      '%s: keypoints without a mirror partner, which mirroring does not exchange: %s',
+      *(where, ', '.join(unpaired)),
+    )
   if not skeleton.sigmas:
     log.warning(
       '%s: %r gives no OKS sigmas, so there is no AP: the metrics are PCK@0.2 and EPE by default; '
       'python -m mrpose_jax.input_pipeline.sigmas estimates sigmas from images annotated twice',
       *(where, skeleton.name),
     )
+
+
+def named_pairs(skeleton: Skeleton) -> str:
+  """The flip pairs by name, e.g. 'left_ear - right_ear, left_eye - right_eye'."""
+  names = skeleton.keypoints
+  return ', '.join(f'{names[left]} - {names[right]}' for left, right in skeleton.flip_pairs)
 
 
 def change(skeleton: Skeleton, flip_pairs=(), sigmas=()) -> Skeleton:

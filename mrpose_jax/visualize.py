@@ -56,6 +56,29 @@ def draw_people(image, people, skeleton, score_threshold=0.2):
   return _to_uint8(canvas)
 
 
+def draw_names(image, person, skeleton):
+  """Writes the name of each keypoint beside it, in the colour of its side.
+
+  Args:
+    image: uint8 [H, W, 3].
+    person: [K, 3] x, y in pixels; keypoints whose third value is 0 have no name.
+    skeleton: names of the K keypoints.
+
+  Returns:
+    A new uint8 [H, W, 3].
+  """
+  picture = Image.fromarray(image)
+  writer = ImageDraw.Draw(picture)
+  font = ImageFont.load_default(_FONT_SIZE)
+  for k, (x, y, labelled) in enumerate(np.asarray(person, np.float64)):
+    if labelled:
+      name, color = skeleton.keypoints[k], SIDE_COLORS[skeleton.side(k)]
+      x = np.clip(x + 5, 0, max(0, image.shape[1] - font.getlength(name) - 2))
+      y = np.clip(y - _FONT_SIZE / 2, 0, image.shape[0] - _FONT_SIZE - 3)
+      writer.text((x, y), name, color, font, stroke_width=2, stroke_fill=_OUTLINE)
+  return np.array(picture)
+
+
 def draw_errors(image, person, truth, visible, skeleton):
   """Draws one person, and a white line from each keypoint to a white dot at its annotation.
 

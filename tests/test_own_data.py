@@ -1,8 +1,10 @@
 """A drawn mouse with seven keypoints, from the annotation file to the report, without code."""
 
+import ast
 import json
 import logging
 import math
+import re
 import shutil
 
 import numpy as np
@@ -99,9 +101,27 @@ def test_no_flip_pair_is_known(data_dir, tmp_path, caplog):
   assert num_mirrored(skeletons.change(skeleton, [('1', '2')])) > 0
   config.augment.flip = 0.5
   assert num_mirrored(skeleton) > 0
+  configuration.open_dataset(config)
+  assert 'no flip pairs are known, although augment.flip=0.5: a mirrored crop keeps' in caplog.text
   caplog.clear()
   configuration.open_dataset(config_of(data_dir))
   assert 'flip' not in caplog.text
+
+
+def test_pairs_that_prepared_data_lack_but_names_give(data_dir, tmp_path, caplog):
+  folder = shutil.copytree(data_dir / 'coco', tmp_path / 'coco') / '1.0.0'
+  metadata = json.loads((folder / 'metadata.json').read_text())
+  metadata['skeleton']['flip_pairs'] = []
+  (folder / 'metadata.json').write_text(json.dumps(metadata))
+  config = config_of(tmp_path)
+  assert configuration.open_dataset(config).skeleton.flip_pairs == ()
+  told = caplog.records[-1].getMessage()
+  assert 'no flip pairs are known; mirroring (augment.flip) and the flip test' in told
+  assert 'The names give pairs, which data of an older preparation lack: prepare again' in told
+  given = re.search(r'--config\.data\.flip_pairs="(.*)"', told)[1]
+  config.data.flip_pairs = ast.literal_eval(given)
+  expected = prepared_data.open_dataset('coco', data_dir).skeleton.flip_pairs
+  assert configuration.open_dataset(config).skeleton.flip_pairs == expected
 
 
 def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):

@@ -7,6 +7,7 @@ from pycocotools import cocoeval
 
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from tests.helpers import shared_data
 
 
 @pytest.mark.parametrize(('known', 'k'), [(skeletons.COCO, 17), (skeletons.MPII, 16)])
@@ -64,6 +65,15 @@ def test_bad_categories():
     ('RearPawL2', 'RearPawR2'),
     ('l-1', 'r-1'),
     ('左 left', '左 right'),
+    ('leftear', 'rightear'),
+    ('LeftEar', 'RightEar'),
+    ('LEFTEAR', 'RIGHTEAR'),
+    ('ear_left', 'ear_right'),
+    ('earleft', 'earright'),
+    ('L.Ear', 'R.Ear'),
+    ('left-ear', 'right-ear'),
+    ('earL', 'earR'),
+    ('LEar', 'REar'),
   ],
 )
 def test_pairs_from_names(left, right):
@@ -73,17 +83,53 @@ def test_pairs_from_names(left, right):
   assert [found.side(k) for k in range(3)] == ['middle', 'right', 'left']
 
 
+def test_the_pair_of_deeplabcuts_example():
+  file = shared_data.data('openfield') / 'annotations/train.json'
+  category = json.loads(file.read_text())['categories'][0]
+  mouse = skeletons.from_category(category, file)
+  assert skeletons.named_pairs(mouse) == 'leftear - rightear'
+  assert [mouse.side(k) for k in range(4)] == ['middle', 'left', 'right', 'middle']
+
+
 def test_names_that_only_look_like_sides():
-  names = ['rump', 'lump', 'leftover', 'rightover', 'ear', 'r2', 'left_tip']
-  assert skeletons.mirror_pairs(names) == ()
+  names = [
+    'rump',
+    'lump',
+    'leftover',
+    'ear',
+    'r2',
+    'left_tip',
+    'bright',
+    'cleft',
+    'upright',
+    'Lear',
+  ]
+  assert skeletons.mirror_pairs([*names, 'Rear_tip']) == ()
+  assert skeletons.mirror_pairs([*names, 'right', 'left']) == ((11, 10),)
+
+
+def test_glued_letters_are_sides_where_two_pairs_of_names_differ_so():
+  """One such pair could be other words, as `lump` and `rump` are."""
+  names = ['rhip', 'lhip', 'neck', 'lknee', 'rknee']
+  assert skeletons.mirror_pairs(names) == ((1, 0), (3, 4))
+  found = skeletons.Skeleton('x', tuple(names), (), ())
+  assert [found.side(k) for k in range(5)] == ['right', 'left', 'middle', 'left', 'right']
+  assert skeletons.mirror_pairs(['paw1LH_top', 'paw1RH_top', 'pawLF', 'pawRF']) == ((0, 1), (2, 3))
+  assert skeletons.mirror_pairs(['hipl', 'eyer', 'hipr', 'eyel']) == ((0, 2), (3, 1))
+
+
+def test_a_name_is_in_one_pair_at_most_and_words_come_first():
+  names = ['left_ear', 'right_ear', 'leftear', 'rightear', 'l_eye', 'reye', 'r_eye', 'leye']
+  assert skeletons.mirror_pairs(names) == ((0, 1), (2, 3), (4, 6))
 
 
 def test_what_is_estimated_is_said(caplog):
   with caplog.at_level('INFO', 'mrpose_jax'):
-    category = {'name': 'dog', 'keypoints': ['left_ear', 'right_ear', 'paw_l']}
+    names = ['left_ear', 'right_ear', 'paw_l', 'leftpaw', 'tail']
+    category = {'name': 'dog', 'keypoints': names}
     skeletons.log_assumptions(skeletons.from_category(category, 'd.json'), 'd.json')
   assert "d.json: flip pairs of 'dog': left_ear - right_ear" in caplog.text
-  assert 'keypoints without a mirror partner: paw_l' in caplog.text
+  assert 'a mirror partner, which mirroring does not exchange: paw_l, leftpaw\n' in caplog.text
   assert 'gives no OKS sigmas, so there is no AP' in caplog.text
 
 

@@ -54,6 +54,21 @@ def test_edges_are_antialiased():
   assert len(np.unique(image[..., 2])) > 20
 
 
+def test_names_beside_their_keypoints():
+  """A name is right of its keypoint, or moved as far as needed to end in the image."""
+  image = visualize.draw_names(BLACK, [(5, 10, 1), (5, 30, 1), (79, 50, 1)], ARM)
+  drawn = {
+    side: np.argwhere((np.abs(image.astype(int) - color).max(-1) < 12))
+    for side, color in visualize.SIDE_COLORS.items()
+  }
+  for side, row in (('middle', 10), ('left', 30), ('right', 50)):
+    assert len(drawn[side]) > 5
+    assert np.abs(drawn[side][:, 0] - row).max() < 9
+  assert drawn['left'][:, 1].min() >= 10
+  none = visualize.draw_names(BLACK, [(5, 10, 0), (5, 30, 0), (79, 50, 0)], ARM)
+  np.testing.assert_array_equal(none, BLACK)
+
+
 def test_nothing_to_draw():
   for people in (np.zeros((0, 3, 3)), [], one((5, 5, 0.2), (9, 9, 0.1), (20, 20, np.nan))):
     np.testing.assert_array_equal(visualize.draw_people(BLACK, people, ARM), BLACK)

@@ -80,7 +80,7 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   except ValueError as error:
     raise errors.ConfigError(f'data.{error}') from error
   if not skeleton.flip_pairs:
-    log.warning('%s: no flip pairs are known; %s', dataset.folder, skeletons.NO_PAIRS)
+    log.warning('%s: no flip pairs are known%s', dataset.folder, _without_pairs(config, skeleton))
   lower = skeleton.lower_body()
   if config.augment.half_body and len(set(lower)) < 2:
     raise errors.ConfigError(
@@ -222,6 +222,26 @@ def _log_mix(dataset):
       'data.mix: no data set has %s, which the network therefore does not learn',
       ', '.join(untrained),
     )
+
+
+def _without_pairs(config, skeleton):
+  """What a run without flip pairs does and, if the names give pairs, how to use them."""
+  settings = {'augment.flip': config.augment.flip, 'eval.flip_test': config.eval.flip_test}
+  on = ' and '.join(f'{name}={value}' for name, value in settings.items() if value)
+  told = f'; {skeletons.NO_PAIRS}'
+  if on:
+    told = (
+      f', although {on}: a mirrored crop keeps the name of every keypoint, which is right only if '
+      'mirroring moves no keypoint to the place of another one; otherwise set data.flip_pairs'
+    )
+  names = skeleton.keypoints
+  pairs = ','.join(f"('{names[a]}','{names[b]}')" for a, b in skeletons.mirror_pairs(names))
+  if pairs:
+    told += (
+      '. The names give pairs, which data of an older preparation lack: prepare again with '
+      f'--overwrite, or set --config.data.flip_pairs="({pairs},)"'
+    )
+  return told
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The sheets show what a training run sees."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mrpose_jax import predict
+from mrpose_jax import skeletons
 from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline import browse
@@ -28,12 +30,13 @@ def dataset(config):
 
 def test_a_sheet_for_each_split(config, tmp_path):
   written = browse.browse(config, tmp_path / 'sheets', num=6)
-  assert [path.name for path in written] == ['train.png', 'validation.png']
-  rows = 256 + 16 + 4  # a crop of 128 rows enlarged, its caption, a gap
-  for path, columns, width in zip(written, (4, 6), (2 * 192, 192)):
+  assert [path.name for path in written] == ['train.png', 'mirrored.png', 'validation.png']
+  # Crops of 128 x 96 enlarged twice or three times, below each row a caption and a gap.
+  sizes = (2 * 192, 256), (2 * 288 + 4, 384), (192, 256)
+  for path, columns, (width, height) in zip(written, (4, 4, 6), sizes):
     with Image.open(path) as sheet:
       assert sheet.size[0] == columns * (width + 4) + 4
-      assert sheet.size[1] == -(-6 // columns) * rows + 4
+      assert sheet.size[1] == -(-6 // columns) * (height + 16 + 4) + 4
       assert np.asarray(sheet).std() > 20
 
 
@@ -81,3 +84,20 @@ def test_validation_crops_carry_their_annotations(config, dataset):
   middle = np.array(visualize.SIDE_COLORS['middle'])
   for cell in cells.values():
     assert (np.abs(cell.astype(int) - middle).max(-1) < 40).any()
+
+
+@pytest.mark.parametrize('pairs', [skeletons.COCO.flip_pairs, ()])
+def test_a_mirrored_twin_has_each_side_where_the_person_has_it(config, dataset, pairs):
+  """Without pairs the blue side of the crop is blue in the twin, which is then its right side."""
+  skeleton = dataclasses.replace(dataset.skeleton, flip_pairs=pairs)
+  changed = dataclasses.replace(dataset, skeleton=skeleton)
+  colors = [np.array(visualize.SIDE_COLORS[side]) for side in ('left', 'right')]
+  same = exchanged = 0
+  for cell, caption in itertools.islice(browse.mirrored_cells(changed, config), 4):
+    assert caption.startswith('mirrored: left_eye - right_eye' if pairs else 'mirrored: no flip')
+    crop, twin = cell[:, :288].astype(int), cell[:, -288:][:, ::-1].astype(int)
+    left, right = ((np.abs(crop - color).max(-1) < 12) for color in colors)
+    twin_left, twin_right = ((np.abs(twin - color).max(-1) < 12) for color in colors)
+    same += (left & twin_left).sum() + (right & twin_right).sum()
+    exchanged += (left & twin_right).sum() + (right & twin_left).sum()
+  assert (exchanged > 5 * same) if pairs else (same > 5 * exchanged)
