@@ -132,7 +132,7 @@ def validation_cells(dataset, config):
   if config.eval.detections:
     detections = detection_files.read(
       *(config.eval.detections, config.eval.detection_threshold),
-      *(dataset.category_id, dataset.image_ids),
+      *(dataset.category_ids, dataset.image_ids),
     )
   crop_people = jax.jit(
     lambda batch: augment.crop_people(batch, None, codec, dataset.skeleton, order)[0]

@@ -70,6 +70,7 @@ def prepare(
   aspect: float | None = None,
   shift: float = 0.0,
   half_body: bool = False,
+  category: str | None = None,
 ) -> str:
   """Prepares a data set; an earlier preparation with the same settings is left unchanged.
 
@@ -84,15 +85,20 @@ def prepare(
     processes: number of processes that read and cut images; by default one per core that this
       process may use, or one for a small data set. The result does not depend on it.
     aspect: width / height of the network's input; None for 3/4, or 1 for MPII.
+    category: category of a COCO file to prepare, 'all' for all; None for the only one that defines
+      keypoints.
 
   Returns:
     A report with one line per split.
 
   Raises:
-    ConfigError: both splits are left out, or other files lie in the folder to replace.
+    ConfigError: both splits are left out, other files lie in the folder to replace, or `category`
+      is given for a data set that has none.
     DataError: files that cannot be used, or an earlier preparation with other settings.
   """
   known = DATASETS[dataset]
+  if category is not None and dataset != 'coco':
+    raise errors.ConfigError(f'--categories: {dataset} has no categories; only coco has')
   data_dir = pathlib.Path(data_dir).expanduser()
   if dataset == 'synthetic_people':
     source = data_dir / 'synthetic_people_images'
@@ -134,7 +140,10 @@ def prepare(
     aspect=aspect or known.aspect, scale=scale, canvas=canvas, shift=shift, half_body=half_body
   )
   builder = known.builder(
-    splits=splits, crops=crops, data_dir=replacement if overwrite else data_dir
+    splits=splits,
+    crops=crops,
+    category=category,
+    data_dir=replacement if overwrite else data_dir,
   )
   num_images = sum(len(annotations.images) for annotations in builder.annotations.values())
   builder.processes = processes or (cores.available() if num_images >= MANY_IMAGES else 1)
@@ -236,6 +245,13 @@ def define_flags():
     'Number of processes that read and cut images [one per core; one for few images].',
     lower_bound=1,
   )
+  flags.DEFINE_string(
+    'categories',
+    None,
+    "Name of the category to prepare, or 'all' for all, which then have the same keypoints [the "
+    'only one with keypoints].',
+  )
+  flags.DEFINE_alias('category', 'categories')
   flags.DEFINE_bool('overwrite', False, 'Replace an earlier preparation.')
 
 
@@ -256,6 +272,7 @@ def main(arguments):
       values.aspect,
       values.shift,
       values.half_body,
+      values.categories,
     )
   )
 

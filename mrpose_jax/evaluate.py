@@ -43,7 +43,7 @@ def read_detections(config, dataset) -> dict[str, np.ndarray] | None:
     return None
   return detection_files.read(
     *(config.eval.detections, config.eval.detection_threshold),
-    *(dataset.category_id, dataset.image_ids),
+    *(dataset.category_ids, dataset.image_ids),
   )
 
 
@@ -65,7 +65,8 @@ def predict_split(
 
   Returns:
     {'image_ids' [N], 'person_ids' [N], 'keypoints' [N, K, 3] x, y in image pixels, score,
-    'center' [N, 2], 'size' [N, 2], 'area' [N] of the region in square pixels, 'box_scores' [N]}.
+    'center' [N, 2], 'size' [N, 2], 'area' [N] of the region in square pixels, 'box_scores' [N],
+    'category_ids' [N]}.
   """
   batches = loader.evaluation_batches(
     dataset,
@@ -96,6 +97,7 @@ def predict_split(
     'size': columns.size[order],
     'area': columns.size[order].prod(-1),
     'box_scores': columns.box_scores[order],
+    'category_ids': columns.category_ids[order],
   }
 
 
@@ -223,7 +225,7 @@ def write_results(scores: Scores, dataset, settings: dict, folder: pathlib.Path)
   folder.mkdir(parents=True, exist_ok=True)
   checkpoint.write_json(folder / evaluation_folders.SETTINGS, settings)
   metrics, kept, by_keypoint = scores
-  coco.write_results(kept, folder / 'predictions.json', dataset.category_id)
+  coco.write_results(kept, folder / 'predictions.json')
   checkpoint.write_json(folder / 'metrics.json', metrics)
   if dataset.kind == 'mpii':
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')

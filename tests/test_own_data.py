@@ -271,4 +271,4 @@ def test_another_aspect(data_dir, tmp_path):
   config.data.data_dir = str(tmp_path)
   dataset = configuration.open_dataset(config)
   assert dataset.crops['aspect'] == 1
-  assert dataset.category_id == 3
+  assert dataset.category_ids == [3]

@@ -58,7 +58,7 @@ def test_names_beside_their_keypoints():
   """A name is right of its keypoint, or moved as far as needed to end in the image."""
   image = visualize.draw_names(BLACK, [(5, 10, 1), (5, 30, 1), (79, 50, 1)], ARM)
   drawn = {
-    side: np.argwhere((np.abs(image.astype(int) - color).max(-1) < 12))
+    side: np.argwhere(np.abs(image.astype(int) - color).max(-1) < 12)
     for side, color in visualize.SIDE_COLORS.items()
   }
   for side, row in (('middle', 10), ('left', 30), ('right', 50)):

@@ -12,7 +12,9 @@ class Coco(pose_builder.PoseBuilder):
   """
 
   name = 'coco'
-  read = staticmethod(coco_json.read)
+
+  def read(self, path):
+    return coco_json.read(path, self.category)
 
 
 def find_split(source, image_set: str) -> pose_builder.Split:

@@ -8,7 +8,9 @@ class Mpii(pose_builder.PoseBuilder):
   """Reads annot/{set}.json and images/; keeps annot/gt_{set}.mat, if it exists, for PCKh."""
 
   name = 'mpii'
-  read = staticmethod(mpii.read)
+
+  def read(self, path):
+    return mpii.read(path)
 
 
 def find_split(source, image_set: str) -> pose_builder.Split:

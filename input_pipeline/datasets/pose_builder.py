@@ -73,13 +73,20 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(
-    self, *, splits: dict[str, Split], crops: CropSettings, processes: int = 1, **kwargs
+    self,
+    *,
+    splits: dict[str, Split],
+    crops: CropSettings,
+    category: str | None = None,
+    processes: int = 1,
+    **kwargs,
   ):
     """Reads and checks all annotations.
 
     Args:
       splits: 'train', 'validation' or both.
       crops: how the training patches are cut.
+      category: see `coco_json.read`.
       processes: number of processes that read and cut images; does not change the result.
       **kwargs: arguments of tfds.core.DatasetBuilder, such as data_dir.
 
@@ -88,6 +95,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
         cannot be used, all of them together.
     """
     self.crops = crops
+    self.category = category
     self.splits = splits
     self.processes = processes
     self.annotations = self._read_all()
@@ -118,6 +126,8 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
         name: annotations.num_people for name, annotations in self.annotations.items()
       },
     }
+    if category is not None:
+      self.settings['category'] = category
     super().__init__(file_format='array_record', **kwargs)
 
   def _read_all(self):
@@ -164,8 +174,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
         )
         self.annotations[name] = annotations.with_skeleton(skeleton)
 
-  @staticmethod
-  def read(path) -> annotation_types.Annotations:
+  def read(self, path) -> annotation_types.Annotations:
     raise NotImplementedError
 
   def _info(self):

@@ -56,7 +56,7 @@ class Annotations:
     images: all images, with or without people.
     dropped: number of annotations left out, by reason.
     test_set: whether the keypoints are unpublished.
-    category_id: category of the people in COCO's files.
+    categories: name of each category of COCO's files that the people have, by id.
     rows: what COCO's evaluation counts, from `coco_row`: people, crowds and people without labelled
       keypoints, in the order of the file.
   """
@@ -65,7 +65,7 @@ class Annotations:
   images: list[ImageEntry]
   dropped: collections.Counter
   test_set: bool = False
-  category_id: int = 1
+  categories: dict[int, str] = dataclasses.field(default_factory=lambda: {1: 'person'})
   rows: list[dict] = dataclasses.field(default_factory=list)
 
   @property

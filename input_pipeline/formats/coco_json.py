@@ -5,6 +5,7 @@ reads that with the same reader.
 """
 
 import collections
+import dataclasses
 
 import numpy as np
 import orjson
@@ -19,12 +20,19 @@ IMAGE_INFO = 'image_info_'
 PERSON_KEYPOINTS = 'person_keypoints_'
 # Name of the file that `write` is for, beside a split's records.
 NORMALISED = 'annotations_{}.json'
+# In place of a category's name: all categories with keypoints.
+ALL = 'all'
 # Values of iscrowd.
 _CROWD = {0: False, 1: True, '0': False, '1': True, None: False}
 
 
-def read(path) -> annotation_types.Annotations:
+def read(path, category: str | None = None) -> annotation_types.Annotations:
   """Reads a COCO keypoint annotation file.
+
+  Args:
+    path: the file.
+    category: name of the category whose annotations are read; None for the only one that defines
+      keypoints; `ALL` for all of them, which must then define the same keypoints.
 
   Crowds, people without a labelled keypoint, and boxes without area inside their image are left
   out and counted. Boxes are clipped to the image as in the released code.
@@ -39,26 +47,27 @@ def read(path) -> annotation_types.Annotations:
   content = checks.read_json(path)
   test_set = isinstance(content, dict) and 'images' in content and 'annotations' not in content
   if test_set:
-    category = {'id': 1, 'name': 'person', 'keypoints': list(skeletons.COCO.keypoints)}
-    content |= {'annotations': [], 'categories': [category]}
+    person = {'id': 1, 'name': 'person', 'keypoints': list(skeletons.COCO.keypoints)}
+    content |= {'annotations': [], 'categories': [person]}
+    category = None
   if not isinstance(content, dict) or not all(
     isinstance(content.get(key), list) for key in ('images', 'annotations', 'categories')
   ):
     raise errors.DataError(
       f'{path}: not a COCO annotation file (it needs lists "images", "annotations", "categories")'
     )
-  category_id, skeleton = _category(content['categories'], path)
+  categories, skeleton = _categories(content['categories'], category, path)
   problems, dropped, rows = [], collections.Counter(), []
   images = _images(content['images'], problems)
   annotation_ids = set()
   for row in content['annotations']:
     try:
-      number, image, category, box = (row[k] for k in ('id', 'image_id', 'category_id', 'bbox'))
+      number, image, kind, box = (row[k] for k in ('id', 'image_id', 'category_id', 'bbox'))
     except checks.MALFORMED:
       problems.append(f'annotation {checks.brief(row)} lacks id, image_id, category_id or bbox')
       continue
     try:
-      number, image, category = map(checks.whole_number, (number, image, category))
+      number, image, kind = map(checks.whole_number, (number, image, kind))
       crowd = _CROWD[row.get('iscrowd')]
     except ValueError as error:
       problems.append(f'annotation {checks.brief(row)}: its id, image_id or category_id {error}')
@@ -66,7 +75,7 @@ def read(path) -> annotation_types.Annotations:
     except (KeyError, TypeError):
       problems.append(f'annotation {number}: iscrowd {checks.brief(row["iscrowd"])} is not 0 or 1')
       continue
-    if category != category_id:
+    if kind not in categories:
       dropped['another category'] += 1
       continue
     if image not in images:
@@ -92,7 +101,7 @@ def read(path) -> annotation_types.Annotations:
       # The evaluation ignores everyone who is left out: predictions for them are not false.
       ignored = crowd or bool(visible.any() and reason)
       size = area if checks.is_positive(area) else box[2] * box[3]
-      rows.append(annotation_types.coco_row(number, image, category, box, size, ignored, keypoints))
+      rows.append(annotation_types.coco_row(number, image, kind, box, size, ignored, keypoints))
     if reason:
       dropped[reason] += 1
       continue
@@ -108,19 +117,23 @@ def read(path) -> annotation_types.Annotations:
     )
   checks.raise_problems(path, problems)
   return annotation_types.Annotations(
-    skeleton, list(images.values()), dropped, test_set, category_id, rows
+    skeleton, list(images.values()), dropped, test_set, categories, rows
   )
 
 
 def write(annotations: annotation_types.Annotations, path):
-  """Writes annotations in COCO's format, with every field that the evaluation reads.
+  """Writes `encode(annotations)`."""
+  path.write_bytes(encode(annotations))
 
-  `read` returns the same skeleton, images and rows from it.
+
+def encode(annotations: annotation_types.Annotations) -> bytes:
+  """Returns annotations in COCO's format, with every field that the evaluation reads.
+
+  `read` returns the same skeleton, images and rows from it; with `ALL` if there are several
+  categories.
   """
   skeleton = annotations.skeleton
   category = {
-    'id': annotations.category_id,
-    'name': skeleton.name,
     'keypoints': skeleton.keypoints,
     'skeleton': [(a + 1, b + 1) for a, b in skeleton.limbs],
     'flip_pairs': [[skeleton.keypoints[i] for i in pair] for pair in skeleton.flip_pairs],
@@ -130,26 +143,48 @@ def write(annotations: annotation_types.Annotations, path):
   for image in annotations.images:
     size = {'width': image.size[0], 'height': image.size[1]} if image.size else {}
     images.append({'id': image.id, 'file_name': image.file_name, **size})
-  content = {'images': images, 'categories': [category]}
+  categories = [{'id': i, 'name': name, **category} for i, name in annotations.categories.items()]
+  content = {'images': images, 'categories': categories}
   if not annotations.test_set:
     content['annotations'] = annotations.rows
-  path.write_bytes(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+  return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _category(categories, path):
-  """Returns the id and the skeleton of the one category that has keypoints."""
-  candidates = [c for c in categories if isinstance(c, dict) and {'id', 'name'} <= c.keys()]
-  categories = [c for c in candidates if c.get('keypoints')] or candidates
-  if len(categories) != 1:
+def _categories(rows, wanted, path):
+  """Returns {id: name} of the categories to read and their skeleton; see `read` for `wanted`."""
+  candidates = [c for c in rows if isinstance(c, dict) and {'id', 'name'} <= c.keys()]
+  candidates = [c for c in candidates if c.get('keypoints')] or candidates
+  names = [str(c['name']) for c in candidates]
+  chosen = candidates
+  if wanted not in (None, ALL):
+    chosen = [c for c, name in zip(candidates, names) if name == wanted]
+    if len(chosen) != 1:
+      raise errors.DataError(
+        f'{path}: --category={wanted}: {len(chosen)} categories with keypoints have this name '
+        f'(there are: {", ".join(names) or "none"})'
+      )
+  if not chosen or (len(chosen) > 1 and wanted != ALL):
     raise errors.DataError(
-      f'{path}: {len(categories)} categories with keypoints, but a network learns exactly one; '
-      'write one file per category, with its annotations only'
+      f'{path}: {len(chosen)} categories with keypoints ({", ".join(names) or "none"}), but a '
+      'network learns exactly one; choose it with --category=NAME, or train all as one with '
+      '--categories=all if they have the same keypoints'
     )
   try:
-    category_id = checks.whole_number(categories[0]['id'])
+    categories = {checks.whole_number(c['id']): str(c['name']) for c in chosen}
   except ValueError as error:
     raise errors.DataError(f"{path}: the category's id {error}") from error
-  return category_id, skeletons.from_category(categories[0], str(path))
+  first, *others = (skeletons.from_category(c, str(path)) for c in chosen)
+  if len(categories) < len(chosen):
+    raise errors.DataError(f'{path}: two categories have the same id')
+  for skeleton in others:
+    if dataclasses.replace(skeleton, name=first.name) != first:
+      raise errors.DataError(
+        f'{path}: categories {first.name!r} and {skeleton.name!r} differ in keypoints, skeleton, '
+        'flip_pairs or sigmas; choose one with --category=NAME'
+      )
+  if others and first != skeletons.COCO:
+    first = dataclasses.replace(first, name=ALL)
+  return categories, first
 
 
 def _images(rows, problems):

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def read(
   path,
   score_threshold: float = 0.0,
-  category_id: int = 1,
+  category_ids: Sequence[int] = (1,),
   image_ids: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads a COCO detection result file for the evaluation.
@@ -32,12 +32,14 @@ def read(
     path: a JSON list of {'image_id', 'category_id', 'bbox', 'score'}, or a COCO file whose
       annotations have these fields.
     score_threshold: boxes with a lower score are left out.
-    category_id: category of the annotations; 1 is COCO's person.
+    category_ids: categories of the annotations; 1 is COCO's person. With several of them, a box
+      without a category does not count.
     image_ids: the data set's image id of each file name. It replaces the file's own ids if its rows
       have a 'file_name' or it lists its `images`.
 
   Returns:
-    {'image_ids' [N] int64, 'boxes' [N, 4] float32 xywh, 'scores' [N] float32}, in the file's order.
+    {'image_ids' [N] int64, 'boxes' [N, 4] float32 xywh, 'scores' [N] float32, 'category_ids' [N]
+    int64}, in the file's order.
 
   Raises:
     DataError: not a detection file, a box that is not four finite numbers of positive size, or
@@ -53,13 +55,14 @@ def read(
 
   kept = _select(
     *(path, rows, image_of, lambda row: float(row['score'])),
-    *('image_id, bbox or score', score_threshold, category_id),
+    *('image_id, bbox or score', score_threshold, category_ids),
   )
-  image_ids, boxes, scores = zip(*kept) if kept else ((), (), ())
+  image_ids, boxes, scores, categories = zip(*kept) if kept else ((), (), (), ())
   return {
     'image_ids': np.array(image_ids, np.int64),
     'boxes': np.array(boxes, np.float32).reshape(-1, 4),
     'scores': np.array(scores, np.float32),
+    'category_ids': np.array(categories, np.int64),
   }
 
 
@@ -79,7 +82,7 @@ def read_by_file(path, names: Sequence[str], score_threshold: float = 0.0) -> di
   Raises:
     DataError: not a file of boxes, boxes that cannot be used, or no box for any of the files.
   """
-  rows, listed, category_id = _open(path)
+  rows, listed, category_ids = _open(path)
   wanted = set(names)
   by_number = collections.defaultdict(list)
   for name in names:
@@ -104,7 +107,7 @@ def read_by_file(path, names: Sequence[str], score_threshold: float = 0.0) -> di
       )
     return found[0] if found[0] in wanted else None
 
-  return _group(path, rows, image_of, 'file_name', score_threshold, category_id)
+  return _group(path, rows, image_of, 'file_name', score_threshold, category_ids)
 
 
 def read_by_frame(path, score_threshold: float = 0.0) -> dict[int, np.ndarray]:
@@ -122,7 +125,7 @@ def read_by_frame(path, score_threshold: float = 0.0) -> dict[int, np.ndarray]:
   Raises:
     DataError: not a file of boxes, boxes that cannot be used, or no box.
   """
-  rows, listed, category_id = _open(path)
+  rows, listed, category_ids = _open(path)
 
   def frame_of(row):
     if 'frame' in row:
@@ -132,14 +135,14 @@ def read_by_frame(path, score_threshold: float = 0.0) -> dict[int, np.ndarray]:
     name = listed.get(row['image_id'])
     return None if name is None else int(re.search(r'(\d+)(\.\w+)?$', name)[1])
 
-  return _group(path, rows, frame_of, 'frame (from 0)', score_threshold, category_id)
+  return _group(path, rows, frame_of, 'frame (from 0)', score_threshold, category_ids)
 
 
 def _open(path):
-  """Returns a file's rows, its file names by image id (None without a list) and its category."""
+  """Returns a file's rows, its file names by image id (None without a list) and its categories."""
   content = checks.read_json(pathlib.Path(path).expanduser())
   if isinstance(content, list):
-    return content, None, 1
+    return content, None, (1,)
   rows = content.get('annotations') if isinstance(content, dict) else None
   if not isinstance(rows, list):
     raise errors.DataError(
@@ -153,12 +156,13 @@ def _open(path):
     categories = content.get('categories') or []
     with_keypoints = [row['id'] for row in categories if row.get('keypoints')]
     people = [row['id'] for row in categories if row.get('name') == 'person']
-    candidates = with_keypoints or people or [row['id'] for row in categories]
+    candidates = [row['id'] for row in categories]
+    candidates = with_keypoints or people or (candidates if len(candidates) == 1 else [1])
   except checks.MALFORMED as error:
     raise errors.DataError(
       f'{path}: an entry of "images" lacks id or file_name, or one of "categories" lacks id'
     ) from error
-  return rows, listed, candidates[0] if len(candidates) == 1 else 1
+  return rows, listed, candidates
 
 
 def _image_id(row):
@@ -170,13 +174,13 @@ def _base(name):
   return re.split(r'[/\\]', name)[-1]
 
 
-def _group(path, rows, image_of, image_field, score_threshold, category_id):
+def _group(path, rows, image_of, image_field, score_threshold, category_ids):
   """Returns {image: boxes [N, 4]}; raises DataError if no box is left."""
   needed = f"'{image_field}' or 'image_id', or 'bbox'"
   boxes = collections.defaultdict(list)
-  for image, box, _ in _select(
+  for image, box, *_ in _select(
     *(path, rows, image_of, lambda row: float(row.get('score', 1))),
-    *(needed, score_threshold, category_id),
+    *(needed, score_threshold, category_ids),
   ):
     boxes[image].append(box)
   if not boxes:
@@ -191,9 +195,9 @@ def _select(
   score_of: Callable,
   needed: str,
   score_threshold: float,
-  category_id: int,
+  category_ids: Sequence[int],
 ) -> list[tuple]:
-  """Returns (image, box, score) of the rows that count, and logs how many do not.
+  """Returns (image, box, score, category) of the rows that count, and logs how many do not.
 
   Args:
     path: names the file.
@@ -201,22 +205,24 @@ def _select(
     image_of: function of a row; None means that the image is not wanted.
     score_of: function of a row.
     needed: names of the fields that these functions read, for errors.
-    score_threshold, category_id: see `read`.
+    score_threshold, category_ids: see `read`.
 
   Raises:
     DataError: rows that cannot be used, or of other categories only.
   """
   problems, kept, left_out, categories = [], [], collections.Counter(), set()
+  unnamed = category_ids[0] if len(category_ids) == 1 else None
+  counting = ', '.join(map(str, category_ids))
   for number, row in enumerate(rows):
     try:
-      category = row.get('category_id', category_id)
+      category = row.get('category_id', unnamed)
       categories.add(category)
       image, box, score = image_of(row), [float(value) for value in row['bbox']], score_of(row)
     except checks.MALFORMED:
       problems.append(f'row {number} {checks.brief(row)} lacks {needed}')
       continue
-    if category != category_id:
-      left_out[f'not of category {category_id}'] += 1
+    if category not in category_ids:
+      left_out[f'not of category {counting}'] += 1
     elif row.get('iscrowd'):
       left_out['crowd'] += 1
     elif len(box) != 4 or not checks.in_range([*box, score]) or min(box[2:]) <= 0:
@@ -226,11 +232,11 @@ def _select(
     elif image is None:
       left_out['on other images'] += 1
     else:
-      kept.append((image, box, score))
+      kept.append((image, box, score, category))
   checks.raise_problems(path, problems)
-  if categories and category_id not in categories:
+  if categories and not categories & set(category_ids):
     raise errors.DataError(
-      f'{path}: has boxes of category_id {min(map(repr, categories))} and none of {category_id}, '
+      f'{path}: has boxes of category_id {min(map(repr, categories))} and none of {counting}, '
       'the category that counts; make the numbers agree, or leave category_id out'
     )
   if left_out:

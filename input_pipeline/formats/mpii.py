@@ -74,7 +74,8 @@ def read(path) -> annotation_types.Annotations:
     for image in entries
     for p in image.people
   ]
-  return annotation_types.Annotations(skeletons.MPII, entries, dropped, test_set, rows=rows)
+  categories = {1: skeletons.MPII.name}
+  return annotation_types.Annotations(skeletons.MPII, entries, dropped, test_set, categories, rows)
 
 
 def _flat(person):

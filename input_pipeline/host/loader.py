@@ -46,6 +46,7 @@ class Rows(NamedTuple):
     person_ids: [M] int64; -1 for a detection.
     box_scores: [M] float32; 1 for an annotated box.
     center, size: [M, 2] float32 centres and sizes of the regions, in image pixels.
+    category_ids: [M] int64, those of the annotations or detections.
   """
 
   image_ids: np.ndarray
@@ -53,6 +54,7 @@ class Rows(NamedTuple):
   box_scores: np.ndarray
   center: np.ndarray
   size: np.ndarray
+  category_ids: np.ndarray
 
 
 def train_batches(
@@ -165,10 +167,11 @@ def evaluation_batches(
       people = record['people']
       box = np.asarray(people['box'], np.float32).reshape(-1, 4)
       ids = np.asarray(people['person_id'], np.int64)
-      return record, box, ids, np.ones(len(box), np.float32)
+      return record, box, ids, np.ones(len(box), np.float32), dataset.categories_of(ids)
     rows = np.array(by_image[int(record['image_id'])], np.int64)
     box, scores = detections['boxes'][rows], detections['scores'][rows]
-    return record, box, np.full(len(rows), -1, np.int64), scores
+    categories = detections['category_ids'][rows]
+    return record, box, np.full(len(rows), -1, np.int64), scores, categories
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
   patches = patches.map(add_boxes).map(_EvaluationPatches(dataset, canvas, scale))
@@ -236,7 +239,7 @@ class _EvaluationPatches:
   scale: float
 
   def __call__(self, record_and_boxes):
-    record, box, person_ids, scores = record_and_boxes
+    record, box, person_ids, scores, categories = record_and_boxes
     if not len(box):
       return []
     crops = self.dataset.crops
@@ -248,20 +251,23 @@ class _EvaluationPatches:
     for i in range(len(box)):
       patch = image_files.cut_patch(image, low[i], high[i], self.canvas)
       example = batching.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
-      row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i])
+      row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i], categories[i])
       examples.append((example, row))
     return examples
 
 
 def _stack_rows(rows: list[Rows]) -> Rows:
   """Stacks the Rows of single people; types and shapes are right even if there are none."""
-  ids, person_ids, scores, center, size = zip(*rows) if rows else [()] * len(Rows._fields)
+  ids, person_ids, scores, center, size, categories = (
+    zip(*rows) if rows else [()] * len(Rows._fields)
+  )
   return Rows(
     np.array(ids, np.int64),
     np.array(person_ids, np.int64),
     np.array(scores, np.float32),
     np.array(center, np.float32).reshape(-1, 2),
     np.array(size, np.float32).reshape(-1, 2),
+    np.array(categories, np.int64),
   )
 
 

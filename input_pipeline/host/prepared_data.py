@@ -107,11 +107,22 @@ class Dataset:
     return name.removeprefix(coco_json.PERSON_KEYPOINTS).removeprefix(coco_json.IMAGE_INFO)
 
   @functools.cached_property
-  def category_id(self) -> int:
-    """Category id of the validation split's annotations; 1 (a person) for other formats."""
+  def category_ids(self) -> list[int]:
+    """Category ids of the validation split's annotations; 1 (a person) for other formats."""
     content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
     categories = content['categories'] if 'categories' in content else []
-    return next((c['id'] for c in categories if c.get('keypoints')), 1)
+    return [int(c['id']) for c in categories if c.get('keypoints')] or [1]
+
+  def categories_of(self, person_ids) -> list[int]:
+    """Category ids of validation people."""
+    if len(self.category_ids) == 1:
+      return self.category_ids * len(person_ids)
+    return [self._category_of_person[int(person_id)] for person_id in person_ids]
+
+  @functools.cached_property
+  def _category_of_person(self):
+    content = json.loads(self.annotation_file('validation').read_text(encoding='utf-8-sig'))
+    return {int(row['id']): int(row['category_id']) for row in content.get('annotations', ())}
 
   @functools.cached_property
   def image_ids(self) -> dict[str, int]:

@@ -125,23 +125,33 @@ def _check_rows(predictions, num_keypoints):
     )
 
 
-def results(kept, category_id=1):
+def results(kept):
   """The people that `rescore_and_nms` kept in COCO's result format, one dict per person.
 
-  Its keys are image_id, category_id, keypoints (3K numbers x, y, score, x, y, score, ..) and score;
-  all values are plain Python numbers.
+  Its keys are image_id, category_id (from kept['category_ids'], else 1), keypoints (3K numbers x,
+  y, score, x, y, score, ..) and score; all values are plain Python numbers.
   """
   n, k, _ = kept['keypoints'].shape
   flat = kept['keypoints'].reshape(n, 3 * k)
-  columns = (kept['image_ids'].tolist(), flat.tolist(), kept['scores'].tolist())
+  columns = (
+    kept['image_ids'].tolist(),
+    _category_ids(kept),
+    flat.tolist(),
+    kept['scores'].tolist(),
+  )
   return [
     {'image_id': image_id, 'category_id': category_id, 'keypoints': keypoints, 'score': score}
-    for image_id, keypoints, score in zip(*columns, strict=True)
+    for image_id, category_id, keypoints, score in zip(*columns, strict=True)
   ]
 
 
-def write_results(kept, path, category_id=1):
-  """Writes `results(kept, category_id)` as JSON, one person per line; creates the folder if needed.
+def _category_ids(kept):
+  ones = np.ones(len(kept['scores']), np.int64)
+  return np.asarray(kept.get('category_ids', ones)).tolist()
+
+
+def write_results(kept, path):
+  """Writes `results(kept)` as JSON, one person per line; creates the folder if needed.
 
   The file is complete or absent. Coordinates and keypoint scores are rounded to 4 decimals, finer
   than float32 resolves beyond 512 pixels, which halves the size of the file.
@@ -156,7 +166,9 @@ def write_results(kept, path, category_id=1):
       {'image_id': image_id, 'category_id': category_id, 'keypoints': row, 'score': score},
       option=orjson.OPT_SERIALIZE_NUMPY,
     )
-    for image_id, row, score in zip(kept['image_ids'].tolist(), rounded, kept['scores'].tolist())
+    for image_id, category_id, row, score in zip(
+      kept['image_ids'].tolist(), _category_ids(kept), rounded, kept['scores'].tolist()
+    )
   )
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
@@ -176,7 +188,9 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas, keypoints=None
 
   Every image of the annotation file counts, with or without predictions. As on COCO's server, the
   20 best people of each image count; if an image has more annotated people, as many as it has,
-  which is logged.
+  which is logged. If the file has several categories, a person can only match an annotation of the
+  category in kept['category_ids'], and a metric is the mean over the categories, which is AP-10K's
+  protocol.
 
   Args:
     kept: the result of `rescore_and_nms`.
@@ -193,7 +207,7 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas, keypoints=None
     DataError: the file cannot be read by `coco_json.read`, has no annotations or other keypoints,
       or lacks an image of the predictions.
   """
-  annotations = coco_json.read(annotation_file)
+  annotations = coco_json.read(annotation_file, coco_json.ALL)
   names = annotations.skeleton.keypoints
   if annotations.test_set:
     raise errors.DataError(f'{annotation_file}: has no annotations to evaluate with')
@@ -216,7 +230,10 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas, keypoints=None
   if not len(kept['scores']):
     return dict.fromkeys(METRICS, 0.0)
 
-  people = results(kept, annotations.category_id)
+  category_ids = list(annotations.categories)
+  if len(category_ids) == 1:
+    kept = kept | {'category_ids': np.full(len(kept['scores']), category_ids[0])}
+  people = results(kept)
   for person, points in zip(people, kept['keypoints'].astype(np.float64), strict=True):
     person['keypoints'] = points.reshape(-1)  # pycocotools converts lists for every pair
   with contextlib.redirect_stdout(io.StringIO()):
@@ -225,12 +242,12 @@ def evaluate(kept, annotation_file, sigmas=skeletons.COCO.sigmas, keypoints=None
       'images': [{'id': image.id} for image in annotations.images],
       # COCOeval treats a match with annotation 0 as no match, so all ids are renumbered from 1.
       'annotations': [row | {'id': i} for i, row in enumerate(annotations.rows, start=1)],
-      'categories': [{'id': annotations.category_id}],
+      'categories': [{'id': category_id} for category_id in category_ids],
     }
     truth.createIndex()
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(people), 'keypoints')
     evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
-    evaluation.params.catIds = [annotations.category_id]
+    evaluation.params.catIds = category_ids
     evaluation.params.maxDets = [_most_people(annotations, annotation_file)]
     evaluation.evaluate()
     evaluation.accumulate()

@@ -30,7 +30,7 @@ def test_data_of_before_with_raw_copies_of_the_annotations_open(source, data_dir
     shutil.copy(source / f'annotations/person_keypoints_{name}.json', folder)
   dataset = prepared_data.open_dataset('coco', data_dir)
   assert dataset.annotation_file('validation') == folder / 'person_keypoints_val2017.json'
-  assert dataset.category_id == 1
+  assert dataset.category_ids == [1]
   assert 'stays as it is' in prepare.prepare('coco', source, data_dir)
 
 
@@ -143,4 +143,4 @@ def test_names_of_sets_that_other_files_have(source, data_dir):
   prepare.prepare('coco', source, data_dir, train='metadata', validation='features')
   dataset = prepared_data.open_dataset('coco', data_dir)
   assert len(dataset.source('train')) == 5
-  assert dataset.category_id == 1
+  assert dataset.category_ids == [1]

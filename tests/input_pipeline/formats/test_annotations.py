@@ -305,6 +305,7 @@ def test_detections_by_hand(write):
     'image_ids': 'int64',
     'boxes': 'float32',
     'scores': 'float32',
+    'category_ids': 'int64',
   }
   np.testing.assert_array_equal(found['image_ids'], [3, 4])
   np.testing.assert_array_equal(found['boxes'], [[1, 2, 3.5, 4], [1, 2, 3, 4]])
@@ -314,10 +315,13 @@ def test_detections_by_hand(write):
 
 def test_detections_of_another_category(write):
   path = write([detection(3, category_id=1), detection(4, category_id=3), detection(5)])
-  assert detection_files.read(path, category_id=3)['image_ids'].tolist() == [4, 5]
+  assert detection_files.read(path, category_ids=[3])['image_ids'].tolist() == [4, 5]
+  several = detection_files.read(path, category_ids=[3, 1])
+  assert several['image_ids'].tolist() == [3, 4]  # a box without a category may be of either
+  assert several['category_ids'].tolist() == [1, 3]
   path = write([detection(3, category_id=1)])
   with pytest.raises(errors.DataError, match='category_id 1 and none of 3'):
-    detection_files.read(path, category_id=3)
+    detection_files.read(path, category_ids=[3])
 
 
 def test_no_detections_are_empty_arrays(write):
@@ -326,6 +330,7 @@ def test_no_detections_are_empty_arrays(write):
     'image_ids': (0,),
     'boxes': (0, 4),
     'scores': (0,),
+    'category_ids': (0,),
   }
 
 

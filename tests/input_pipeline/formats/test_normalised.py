@@ -21,7 +21,8 @@ def test_ids_and_crowds_as_text_and_a_byte_order_mark(write):
   image, category = IMAGE | {'id': '7'}, CATEGORY | {'id': 1.0}
   path = write('\ufeff' + json.dumps(coco([person], [image], [category])))
   found = coco_json.read(path)
-  assert (found.category_id, found.num_people, found.rows[0]['image_id']) == (1, 1, 7)
+  assert (found.categories, found.num_people) == ({1: 'robot'}, 1)
+  assert found.rows[0]['image_id'] == 7
 
 
 def test_what_is_written_reads_back_and_has_all_fields(write, tmp_path):

@@ -246,7 +246,7 @@ def test_rows_of_a_process_without_an_image_have_the_types_of_others(dataset):
   _, _, _, (without,) = evaluation_of_all(dataset, 12, 4)
   ((_, expected),) = loader.evaluation_batches(dataset, 8, CANVAS)
   batch, rows = without
-  assert [len(column) for column in rows] == [0] * 5
+  assert [len(column) for column in rows] == [0] * 6
   for column, other in zip(rows, expected):
     assert column.dtype == other.dtype and column.shape[1:] == other.shape[1:]
   assert batch.patches.shape == (3, CANVAS, CANVAS, 3) and not batch.patches.any()
@@ -283,6 +283,7 @@ def detections():
   return {
     'image_ids': np.array([23, 21, 99, 22, 23], np.int64),
     'boxes': np.array([[i, 2 * i, 20, 30 + i] for i in range(5)], np.float32),
+    'category_ids': np.ones(5, np.int64),
     'scores': np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32),
   }
 
