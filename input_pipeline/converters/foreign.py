@@ -1,0 +1,205 @@
+"""What the readers of other tools' files return, and its form in COCO's terms."""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+import re
+
+import numpy as np
+import yaml
+from PIL import Image
+from scipy import io
+
+from mrpose_jax import errors
+from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import annotation_types
+
+# Where a file has no boxes, the box is the extent of the labelled keypoints, enlarged on all four
+# sides by this fraction of its longer side, and clipped to the image.
+MARGIN = 0.15
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# Errors that Pillow raises for files that are no images.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignPerson:
+  """One annotated person.
+
+  Attributes:
+    keypoints: [K, 3] x, y in pixels, 0 for the centre of the first one, and COCO's visibility.
+    box: x, y, width, height in pixels; None to derive it from the keypoints.
+    category: id.
+  """
+
+  keypoints: np.ndarray
+  box: tuple[float, ...] | None = None
+  category: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignImage:
+  """One image file, its people, and the name of its set if the tool has sets."""
+
+  path: pathlib.Path
+  size: tuple[int, int]
+  people: list[ForeignPerson]
+  image_set: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignData:
+  """The content of a tool's files.
+
+  Attributes:
+    category: a COCO category without its id, see `skeletons.from_category`.
+    categories: name of each category by id.
+    images: the images, in the order of the files.
+    dropped: number of annotations left out, by reason.
+  """
+
+  category: dict
+  categories: dict[int, str]
+  images: list[ForeignImage]
+  dropped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
+def derived_box(keypoints, size) -> list[float]:
+  """Returns the box of labelled keypoints by the rule of MARGIN.
+
+  Args:
+    keypoints: [K, 3] x, y, visibility.
+    size: width, height of the image.
+
+  Returns:
+    x, y, width, height; without area if fewer than two places are labelled.
+  """
+  points = keypoints[keypoints[:, 2] > 0, :2]
+  if not len(points):
+    return [0.0, 0.0, 0.0, 0.0]
+  margin = MARGIN * np.ptp(points, axis=0).max()
+  low = np.maximum(points.min(0) - margin, 0)
+  high = np.minimum(points.max(0) + margin, size)
+  return [*low.tolist(), *np.maximum(high - low, 0).tolist()]
+
+
+def to_annotations(
+  data: ForeignData, where, share: float
+) -> dict[str, tuple[annotation_types.Annotations, pathlib.Path]]:
+  """Returns the annotations of each set, and the folder that its image files lie in.
+
+  Images and annotations are numbered from 1. If the tool knows no sets, images are divided into
+  train and validation by a hash of their names, so that the division does not depend on their
+  order.
+
+  Args:
+    data: from a reader.
+    where: the source, for errors.
+    share: fraction of the images for set validation, where the tool knows no sets.
+
+  Raises:
+    DataError: there are no images, or the keypoints' names cannot be used.
+  """
+  if not data.images:
+    raise errors.DataError(f'{where}: no annotated image')
+  skeleton = skeletons.from_category(data.category, str(where))
+  names = _relative_names(data.images)[1]
+  held_out = _held_out(names, share)
+  by_set, person_ids = collections.defaultdict(list), itertools.count(1)
+  for name, image in zip(names, data.images):
+    by_set[image.image_set or ('validation' if name in held_out else 'train')].append(image)
+  sets = {}
+  for image_set, images in sorted(by_set.items()):
+    folder, names = _relative_names(images)
+    entries, rows = [], []
+    for number, (name, image) in enumerate(zip(names, images), start=1):
+      entries.append(annotation_types.ImageEntry(number, name, [], image.size))
+      for person in image.people:
+        box = derived_box(person.keypoints, image.size) if person.box is None else person.box
+        keypoints = np.where(person.keypoints[:, 2:] > 0, person.keypoints, 0).reshape(-1)
+        ids = next(person_ids), number, person.category
+        area = box[2] * box[3]
+        rows.append(annotation_types.coco_row(*ids, box, area, False, keypoints))
+    annotations = annotation_types.Annotations(
+      skeleton, entries, collections.Counter(), categories=data.categories, rows=rows
+    )
+    sets[image_set] = annotations, folder
+  return sets
+
+
+def _relative_names(images):
+  """The folder that all image files lie in, and their paths in it."""
+  folder = pathlib.Path(os.path.commonpath([image.path.parent for image in images]))
+  return folder, [image.path.relative_to(folder).as_posix() for image in images]
+
+
+def _held_out(names, share):
+  """The names of the validation set: at least one, unless there is only one or `share` is 0."""
+  count = round(share * len(names))
+  if share and len(names) > 1:
+    count = min(max(count, 1), len(names) - 1)
+  return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+
+
+def read_yaml(path) -> dict:
+  """Returns the content of a YAML file.
+
+  Raises:
+    DataError: not a YAML file of named values.
+  """
+  try:
+    content = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
+  except (OSError, ValueError, yaml.YAMLError) as error:
+    told = ' '.join(str(error).split())
+    raise errors.DataError(f'{path}: not a readable YAML file ({told})') from error
+  if not isinstance(content, dict):
+    raise errors.DataError(f'{path}: not a YAML file of named values')
+  return content
+
+
+def read_mat(path: pathlib.Path, name: str, **settings):
+  """Returns a variable of a MATLAB file; `settings` are those of scipy.io.loadmat.
+
+  Raises:
+    DataError: the file cannot be read, or has no such variable.
+  """
+  try:
+    return io.loadmat(path, **settings)[name]
+  except Exception as error:  # loadmat raises errors of many types for damaged files
+    told = ' '.join(f'{type(error).__name__}: {error}'.split())
+    raise errors.DataError(f'{path}: no MATLAB file with a readable {name!r} ({told})') from error
+
+
+def image_size(path: pathlib.Path, problems: list[str]) -> tuple[int, int] | None:
+  """Returns width and height of the stored pixels; None, and one more problem, if it cannot."""
+  try:
+    with Image.open(path) as image:
+      return image.size
+  except _UNREADABLE as error:
+    reason = f'not a readable image ({error})' if path.exists() else 'there is no such image'
+    problems.append(f'{path}: {reason}')
+    return None
+
+
+def by_name(folders) -> dict[str, pathlib.Path]:
+  """Image files in folders and in their subfolders, by name; the first folders take precedence."""
+  found = {}
+  for folder in folders:
+    for path in sorted(folder.rglob('*')):
+      if path.suffix.lower() in SUFFIXES:
+        found.setdefault(path.name, path)
+  return found
+
+
+def base_name(name: str) -> str:
+  """File name without its folders, in Linux's or Windows' notation."""
+  return re.split(r'[/\\]', name)[-1]
+
+
+def beside(path: pathlib.Path) -> pathlib.Path:
+  """The folder images/ beside a file if it exists, else the file's folder."""
+  folder = path.absolute().parent / 'images'
+  return folder if folder.is_dir() else folder.parent
