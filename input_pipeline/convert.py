@@ -3,10 +3,10 @@
   python -m mrpose_jax.input_pipeline.convert --source=FILE_OR_FOLDER --output=FOLDER
 
 FOLDER then holds annotations/SET.json for each set, and a link images/SET to the folder of its
-images, which are not copied. The format is recognised by the source's name, or by the names in the
-source folder, in this order: config.yaml or CollectedData_* (DeepLabCut), another .yaml
-(Ultralytics YOLO pose), mpii*.mat (MPII), another .mat (LSP and LSPET), .json (Label Studio);
---format says otherwise.
+images, which are not copied. Tools without sets have only the set train. The format is recognised
+by the source's name, or by the names in the source folder, in this order: config.yaml or
+CollectedData_* (DeepLabCut), another .yaml (Ultralytics YOLO pose), mpii*.mat (MPII), another .mat
+(LSP and LSPET), .json (Label Studio); --format says otherwise.
 
 Exit codes: 0 done (also if it was done before), 2 wrong flags, 3 unusable data.
 """
@@ -35,6 +35,10 @@ from mrpose_jax.input_pipeline.formats import coco_json
 log = logging.getLogger(__name__)
 
 
+# Share of the images to evaluate on, for tools without sets.
+HELD_OUT = '0.1'
+
+
 class Format(NamedTuple):
   """A format's reader, and the patterns of its files' names."""
 
@@ -58,7 +62,6 @@ def convert(
   output,
   file_format: str | None = None,
   images=None,
-  validation: float = 0.1,
   overwrite: bool = False,
 ) -> str:
   """Converts annotations; an earlier conversion with the same result is left unchanged.
@@ -68,26 +71,22 @@ def convert(
     output: folder for annotations/ and images/; created if missing.
     file_format: a key of FORMATS; None to recognise it.
     images: folder of the images; None for the place where the tool keeps them.
-    validation: fraction of the images for set validation, where the tool knows no sets.
     overwrite: replace annotation files with another content, and a link to another folder.
 
   Returns:
     A report with one line per set, and the command that prepares the sets.
 
   Raises:
-    ConfigError: `validation` is not between 0 and 1.
     DataError: files that cannot be used or recognised, or other files in `output`.
   """
   source, output = (pathlib.Path(path).expanduser() for path in (source, output))
-  if not 0 <= validation < 1:
-    raise errors.ConfigError(f'--validation={validation}: give a fraction of at least 0, below 1')
   if images is not None:
     images = pathlib.Path(images).expanduser().absolute()
     if not images.is_dir():
       raise errors.DataError(f'--images={images}: there is no such folder')
   file_format, file = find(source, file_format)
   data = FORMATS[file_format].read(file, images)
-  sets = foreign.to_annotations(data, file, validation)
+  sets = foreign.to_annotations(data, file)
   annotations, _ = next(iter(sets.values()))
   skeletons.log_assumptions(annotations.skeleton, file)
   if data.dropped:
@@ -162,7 +161,8 @@ def _write(sets, output, overwrite):
 def _next_command(sets, output):
   """The command that prepares the sets."""
   annotations, _ = next(iter(sets.values()))
-  train, validation = (name if name in sets else '' for name in ('train', 'validation'))
+  train = 'train' if 'train' in sets else ''
+  validation = 'validation' if 'validation' in sets else train and HELD_OUT
   return (
     f'python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source={shlex.quote(str(output))} '
     f'--train={train} --validation={validation} --data_dir=DATA_DIR'
@@ -176,21 +176,13 @@ def define_flags():
   flags.DEFINE_string('output', None, 'Folder to write annotations/ and images/ into.')
   flags.DEFINE_enum('format', None, sorted(FORMATS), 'Format of the source [recognised].')
   flags.DEFINE_string('images', None, 'Folder of the images [where the tool keeps them].')
-  flags.DEFINE_float(
-    'validation', 0.1, 'Fraction of the images for set validation, if the tool knows no sets.'
-  )
   flags.DEFINE_bool('overwrite', False, 'Replace an earlier conversion.')
 
 
 def main(arguments):
   command_line.no_arguments(arguments)
   values = flags.FLAGS
-  print(
-    convert(
-      *(values.source, values.output, values.format, values.images),
-      *(values.validation, values.overwrite),
-    )
-  )
+  print(convert(values.source, values.output, values.format, values.images, values.overwrite))
 
 
 if __name__ == '__main__':

@@ -79,7 +79,8 @@ def prepare(
     source: folder of the official files; not used for synthetic_people, whose pictures are drawn
       into data_dir first.
     data_dir: the data set is written to data_dir/dataset.
-    train, validation: names of the sets; None for the official ones, '' to leave the split out.
+    train, validation: names of the sets; None for the official ones, '' to leave the split out. A
+      validation of '0.1' is one tenth of the images of set train, which does not keep them.
     canvas, scale, shift, half_body: see `pose_builder.CropSettings`.
     overwrite: replace an earlier preparation.
     processes: number of processes that read and cut images; by default one per core that this
@@ -120,9 +121,20 @@ def prepare(
     'train': known.train if train is None else train,
     'validation': known.validation if validation is None else validation,
   }
+  share = _share(sets['validation'])
+  if share and (dataset != 'coco' or not sets['train']):
+    raise errors.ConfigError(
+      f'--validation={sets["validation"]}: is a share of the images of --train, which has to be a '
+      'set of --dataset=coco'
+    )
   splits = {
-    name: known.find_split(source, image_set) for name, image_set in sets.items() if image_set
+    name: known.find_split(source, sets['train'] if share else image_set)
+    for name, image_set in sets.items()
+    if image_set
   }
+  if share:
+    for name, part in {'train': (share, 1.0), 'validation': (0.0, share)}.items():
+      splits[name] = dataclasses.replace(splits[name], part=part)
   if not splits:
     raise errors.ConfigError('--train and --validation are both empty: nothing to prepare')
   for name, split in splits.items():
@@ -163,6 +175,15 @@ def prepare(
     finally:
       _remove_leftovers(folder, replacement)
   return f'{builder.report()}\nwritten to {folder}'
+
+
+def _share(image_set):
+  """The fraction that the name of a set is, or None."""
+  try:
+    share = float(image_set)
+  except ValueError:
+    return None
+  return share if 0 < share < 1 else None
 
 
 def _check_replaceable(folder):
@@ -231,7 +252,12 @@ def define_flags():
   flags.DEFINE_string('source', '', 'Folder of the official files.')
   flags.DEFINE_string('data_dir', None, 'Folder to write prepared data sets into.')
   flags.DEFINE_string('train', None, "Set to train on, '' for none [the official set].")
-  flags.DEFINE_string('validation', None, "Set to evaluate on, '' for none [the official set].")
+  flags.DEFINE_string(
+    'validation',
+    None,
+    "Set to evaluate on, '' for none, or a share of the images of --train, such as 0.1 [the "
+    'official set].',
+  )
   flags.DEFINE_integer('canvas', 512, 'Longest side of a training patch, in pixels.')
   flags.DEFINE_float('scale', 0.4, 'Largest scale augmentation to cut the patches for.')
   flags.DEFINE_float('shift', 0.0, 'Largest augment.shift to cut the patches for.', lower_bound=0)

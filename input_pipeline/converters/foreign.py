@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import os
 import pathlib
@@ -42,12 +41,12 @@ class ForeignPerson:
 
 @dataclasses.dataclass(frozen=True)
 class ForeignImage:
-  """One image file, its people, and the name of its set if the tool has sets."""
+  """One image file, its people, and the name of its set; tools without sets have only train."""
 
   path: pathlib.Path
   size: tuple[int, int]
   people: list[ForeignPerson]
-  image_set: str | None = None
+  image_set: str = 'train'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +86,15 @@ def derived_box(keypoints, size) -> list[float]:
 
 
 def to_annotations(
-  data: ForeignData, where, share: float
+  data: ForeignData, where
 ) -> dict[str, tuple[annotation_types.Annotations, pathlib.Path]]:
   """Returns the annotations of each set, and the folder that its image files lie in.
 
-  Images and annotations are numbered from 1. If the tool knows no sets, images are divided into
-  train and validation by a hash of their names, so that the division does not depend on their
-  order.
+  Images and annotations are numbered from 1.
 
   Args:
     data: from a reader.
     where: the source, for errors.
-    share: fraction of the images for set validation, where the tool knows no sets.
 
   Raises:
     DataError: there are no images, or the keypoints' names cannot be used.
@@ -106,16 +102,14 @@ def to_annotations(
   if not data.images:
     raise errors.DataError(f'{where}: no annotated image')
   skeleton = skeletons.from_category(data.category, str(where))
-  names = _relative_names(data.images)[1]
-  held_out = _held_out(names, share)
-  by_set, person_ids = collections.defaultdict(list), itertools.count(1)
-  for name, image in zip(names, data.images):
-    by_set[image.image_set or ('validation' if name in held_out else 'train')].append(image)
-  sets = {}
+  by_set, person_ids, sets = collections.defaultdict(list), itertools.count(1), {}
+  for image in data.images:
+    by_set[image.image_set].append(image)
   for image_set, images in sorted(by_set.items()):
-    folder, names = _relative_names(images)
+    folder = pathlib.Path(os.path.commonpath([image.path.parent for image in images]))
     entries, rows = [], []
-    for number, (name, image) in enumerate(zip(names, images), start=1):
+    for number, image in enumerate(images, start=1):
+      name = image.path.relative_to(folder).as_posix()
       entries.append(annotation_types.ImageEntry(number, name, [], image.size))
       for person in image.people:
         box = derived_box(person.keypoints, image.size) if person.box is None else person.box
@@ -128,20 +122,6 @@ def to_annotations(
     )
     sets[image_set] = annotations, folder
   return sets
-
-
-def _relative_names(images):
-  """The folder that all image files lie in, and their paths in it."""
-  folder = pathlib.Path(os.path.commonpath([image.path.parent for image in images]))
-  return folder, [image.path.relative_to(folder).as_posix() for image in images]
-
-
-def _held_out(names, share):
-  """The names of the validation set: at least one, unless there is only one or `share` is 0."""
-  count = round(share * len(names))
-  if share and len(names) > 1:
-    count = min(max(count, 1), len(names) - 1)
-  return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 def read_yaml(path) -> dict:

@@ -80,11 +80,12 @@ def _regions(task):
 
   A region is a dict with the fields of its value and 'id' and 'parent', which may be None.
   """
-  if 'annotations' not in task:  # JSON-MIN: each field of the task with regions is a list of them
+  annotations = task.get('annotations', task.get('completions'))  # the latter before version 1.0
+  if annotations is None:  # JSON-MIN: each field of the task with regions is a list of them
     lists = [v for v in task.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     regions = [region | {'id': None, 'parent': None} for each in lists for region in each]
     return _file_name(task), regions, 0
-  given = [a for a in task['annotations'] if not a.get('was_cancelled')]
+  given = [a for a in annotations if not a.get('was_cancelled')]
   if not given:
     return _file_name(task['data']), [], 0
   annotation = next((a for a in given if a.get('ground_truth')), given[0])

@@ -44,6 +44,8 @@ class Split:
   image_folder: pathlib.Path
   # Further files that the evaluation needs beside the records; copied into the data set's folder.
   keep: tuple[pathlib.Path, ...] = ()
+  # The part of the file's images that belong to the split, see `Annotations.part`.
+  part: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,9 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     }
     if category is not None:
       self.settings['category'] = category
+    parts = {name: split.part for name, split in splits.items() if split.part != (0, 1)}
+    if parts:
+      self.settings['parts'] = parts
     super().__init__(file_format='array_record', **kwargs)
 
   def _read_all(self):
@@ -135,7 +140,7 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
     annotations, problems = {}, []
     for name, split in self.splits.items():
       try:
-        annotations[name] = self.read(split.annotation_file)
+        annotations[name] = self.read(split.annotation_file).part(*split.part)
       except errors.DataError as error:
         problems.append(error)
         continue

@@ -5,6 +5,8 @@ All coordinates are 0-based and in pixels of the image file.
 
 import collections
 import dataclasses
+import hashlib
+import math
 
 import numpy as np
 
@@ -89,6 +91,23 @@ class Annotations:
       row | {'keypoints': row['keypoints'].reshape(-1, 3)[order].reshape(-1)} for row in self.rows
     ]
     return dataclasses.replace(self, skeleton=skeleton, images=images, rows=rows)
+
+  def part(self, start: float, stop: float) -> 'Annotations':
+    """Returns the images of a part of the file, from a fraction to another one in 0..1.
+
+    The images are ranked by a hash of their names, so that a part depends neither on their order
+    in the file nor on chance.
+    """
+    ranked = sorted(
+      self.images, key=lambda image: hashlib.sha256(image.file_name.encode()).digest()
+    )
+    first, last = (math.ceil(fraction * len(ranked)) for fraction in (start, stop))
+    chosen = {image.id for image in ranked[first:last]}
+    return dataclasses.replace(
+      self,
+      images=[image for image in self.images if image.id in chosen],
+      rows=[row for row in self.rows if row['image_id'] in chosen],
+    )
 
   def left_out(self) -> str:
     """Returns the numbers of annotations left out with their reasons, '' if there are none."""

@@ -67,6 +67,7 @@ def test_a_second_run_changes_nothing(tmp_path):
   assert f'{output} was written before and stays as it is' in convert.convert(path, output)
   assert times == {path: path.stat().st_mtime_ns for path in output.rglob('*')}
   label_studio_folder(tmp_path, 21)
+  assert [file.name for file in (output / 'annotations').iterdir()] == ['train.json']
   with pytest.raises(errors.DataError, match=r'has other content; replace it with --overwrite'):
     convert.convert(path, output)
   assert content_of(output) == before
@@ -75,21 +76,11 @@ def test_a_second_run_changes_nothing(tmp_path):
   assert not [name for name in os.listdir(output / 'annotations') if name.startswith('.')]
 
 
-def test_images_are_divided_by_their_names(tmp_path):
-  path = label_studio_folder(tmp_path)
-  tasks = json.loads(path.read_text())
-  for share, expected in ((0.1, 2), (0.001, 1), (0.5, 10), (0.99, 19)):
-    sets = []
-    for n, order in enumerate((tasks, tasks[::-1])):
-      path.write_text(json.dumps(order))
-      output = tmp_path / f'coco{share}{n}'
-      convert.convert(path, output, validation=share)
-      content = json.loads((output / 'annotations/validation.json').read_text())
-      sets.append({image['file_name'] for image in content['images']})
-    assert sets[0] == sets[1]
-    assert len(sets[0]) == expected
-  convert.convert(path, tmp_path / 'all', validation=0)
-  assert [file.name for file in (tmp_path / 'all/annotations').iterdir()] == ['train.json']
+def test_tools_without_sets_have_one_that_is_divided(tmp_path):
+  report = convert.convert(label_studio_folder(tmp_path), tmp_path / 'coco')
+  assert report.endswith('--train=train --validation=0.1 --data_dir=DATA_DIR')
+  found = prepare.prepare('coco', tmp_path / 'coco', tmp_path, train='train', validation='0.1')
+  assert 'train: 18 people in 18 images\nvalidation: 2 people in 2 images' in found
 
 
 def test_nothing_of_the_users_is_replaced(tmp_path):
@@ -138,10 +129,8 @@ def test_the_format_is_recognised(tmp_path):
     convert.find(tmp_path / 'nowhere', None)
 
 
-def test_wrong_arguments(tmp_path):
+def test_nothing_to_read(tmp_path):
   path = label_studio_folder(tmp_path, 1)
-  with pytest.raises(errors.ConfigError, match=r'--validation=1: give a fraction'):
-    convert.convert(path, tmp_path / 'coco', validation=1)
   with pytest.raises(errors.DataError, match=r'--images=.*nowhere: there is no such folder'):
     convert.convert(path, tmp_path / 'coco', images=tmp_path / 'nowhere')
   path.write_text('[]')

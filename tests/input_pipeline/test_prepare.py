@@ -60,6 +60,29 @@ def test_other_settings_are_refused_until_overwritten(source, data_dir):
   assert not list(data_dir.glob('*replacement*'))
 
 
+def test_a_share_of_the_training_images_is_held_out(source, data_dir, tmp_path):
+  report = prepare.prepare('coco', source, data_dir, validation='0.4')
+  assert 'in 1 images\nvalidation: ' in report  # 2 of 3 images: shares are rounded up
+  assert 'stays as it is' in prepare.prepare('coco', source, data_dir, validation='0.4')
+  with pytest.raises(errors.DataError, match='was prepared with other settings'):
+    prepare.prepare('coco', source, data_dir, validation='0.5')
+  dataset = prepared_data.open_dataset('coco', data_dir)
+  validation = set(dataset.people_of_images)
+  train = {int(record['image_id']) for record in dataset.source('train')}
+  assert (len(validation), train | validation, train & validation) == (2, {11, 12, 13}, set())
+  assert {image for image in dataset.image_ids.values()} == validation
+  path = source / 'annotations/person_keypoints_train2017.json'
+  content = json.loads(path.read_text())
+  content['images'].reverse()
+  path.write_text(json.dumps(content))
+  prepare.prepare('coco', source, tmp_path / 'other', validation='0.4')
+  other = prepared_data.open_dataset('coco', tmp_path / 'other')
+  assert set(other.people_of_images) == validation
+  for dataset_name, train_set in (('coco', ''), ('mpii', 'train')):
+    with pytest.raises(errors.ConfigError, match=r'--validation=0\.4: is a share of the images'):
+      prepare.prepare(dataset_name, source, data_dir, train=train_set, validation='0.4')
+
+
 def test_overwriting_with_bad_data_keeps_what_was_there(source, data_dir):
   prepare.prepare('coco', source, data_dir)
   before = files_of(data_dir)
