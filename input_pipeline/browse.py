@@ -27,6 +27,7 @@ from PIL import Image
 
 from mrpose_jax import command_line
 from mrpose_jax import predict
+from mrpose_jax import skeletons
 from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.device import augment

@@ -20,6 +20,7 @@ SOURCES = {
   'main.py': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax.input_pipeline.prepare': ('input_pipeline/prepare.py',),
+  'mrpose_jax.input_pipeline.convert': ('input_pipeline/convert.py',),
   'mrpose_jax.input_pipeline.browse': ('input_pipeline/browse.py', 'mrpose_jax/command_line.py'),
   'mrpose_jax.input_pipeline.sigmas': ('input_pipeline/sigmas.py',),
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),

@@ -23,6 +23,7 @@ from examples import mice
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 from mrpose_jax.weights import torch_files
 from tests import test_docs
+from tests.helpers import foreign_files
 from tests.inference import test_detectors
 from tests.inference import test_video
 
@@ -62,6 +63,8 @@ def folder(tmp_path_factory):
   _write_test_set(folder / 'data/coco')
   mice.write(folder / 'data/mine', {**sizes, 'train': 8, 'validation': 4})
   _write_mpii(folder / 'data/mpii')
+  foreign_files.yolo(folder / 'data/yolo_mice')
+  mice.write(folder / 'data/ap10k', {'train': 8, 'val': 4})
   drawn = folder / 'runs/data/synthetic_people_images'
   for split in ('train', 'validation'):  # already drawn, so that the commands draw none
     synthetic_people.write_coco(drawn, split, 8, seed=1, processes=1)

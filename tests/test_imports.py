@@ -27,6 +27,7 @@ COMMANDS = (
   'mrpose_jax.__main__',
   'mrpose_jax.report.__main__',
   'mrpose_jax.input_pipeline.browse',
+  'mrpose_jax.input_pipeline.convert',
   'mrpose_jax.input_pipeline.prepare',
   'mrpose_jax.input_pipeline.sigmas',
 )

@@ -135,19 +135,18 @@ def _read_csv(path):
 def _read_hdf(path):
   """Returns what `_read_csv` returns, from the table that pandas has written."""
   try:
-    import pandas as pd  # inside, because it is an optional dependency
-    import tables  # noqa: F401
+    import pandas  # inside, because it is an optional dependency, as tables is, which it imports
+
+    table = pandas.read_hdf(path)
+    levels = [n for n in ('individuals', 'bodyparts', 'coords') if n in table.columns.names]
+    columns = list(zip(*(table.columns.get_level_values(level) for level in levels)))
+    files = ['/'.join(row) if isinstance(row, tuple) else str(row) for row in table.index]
+    return columns, files, table.to_numpy(np.float64)
   except ImportError as error:
     raise errors.DataError(
       f"{path}: needs pandas and tables (pip install 'mrpose_jax[deeplabcut]'); the .csv of this "
       'name needs neither'
     ) from error
-  try:
-    table = pd.read_hdf(path)
-    levels = [n for n in ('individuals', 'bodyparts', 'coords') if n in table.columns.names]
-    columns = list(zip(*(table.columns.get_level_values(level) for level in levels)))
-    files = ['/'.join(row) if isinstance(row, tuple) else str(row) for row in table.index]
-    return columns, files, table.to_numpy(np.float64)
   except Exception as error:  # HDF5 and pandas raise errors of many types for damaged files
     told = str(error).strip().rpartition('\n')[2]
     raise errors.DataError(f'{path}: not an annotation file of DeepLabCut ({told})') from error

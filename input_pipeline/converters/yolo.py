@@ -18,9 +18,10 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
 
   The file has `kpt_shape` (K and 2 or 3 numbers a keypoint), `train`, `val` and `test` (folders,
   lists of folders, or text files of image paths; relative to `path` or to the YAML file), `names`,
-  and perhaps `flip_idx` and `kpt_names`. The labels of .../images/a.jpg are in .../labels/a.txt:
-  class, x and y of the box's centre, width, height, and the keypoints, as fractions of the image.
-  Of keypoints with 2 numbers, those at 0, 0 or with a negative number are not labelled.
+  and perhaps `flip_idx`, `kpt_names` and, from SLEAP, `node_names` and `skeleton`. The labels of
+  .../images/a.jpg are in .../labels/a.txt: class, x and y of the box's centre, width, height, and
+  the keypoints, as fractions of the image. Of keypoints with 2 numbers, those at 0, 0 or with a
+  negative number are not labelled.
 
   Without `kpt_names`, the keypoints are COCO's if there are 17 of a person, else 0 to K - 1.
 
@@ -84,7 +85,7 @@ def _category(content, names, num_keypoints, path):
       f'{path}: flip_idx {flip!r:.60}: the number of the mirror partner of each of the '
       f'{num_keypoints} keypoints is needed'
     )
-  given = content.get('kpt_names') or {}
+  given = content.get('kpt_names') or content.get('node_names') or {}
   given = list(given.values()) if isinstance(given, dict) else [given]
   coco = skeletons.COCO
   coco_flip = skeletons.flip_order(coco.flip_pairs, coco.num_keypoints).tolist()
@@ -104,7 +105,12 @@ def _category(content, names, num_keypoints, path):
   else:
     keypoints = [str(k) for k in range(num_keypoints)]
   pairs = [[keypoints[i], keypoints[j]] for i, j in enumerate(flip) if i < j]
-  return {'name': next(iter(names.values())), 'keypoints': keypoints, 'flip_pairs': pairs}
+  limbs = content.get('skeleton') or []
+  if not all(isinstance(limb, list) and all(isinstance(i, int) for i in limb) for limb in limbs):
+    raise errors.DataError(f'{path}: skeleton: pairs of numbers of keypoints are needed')
+  limbs = [[i + 1 for i in limb] for limb in limbs]
+  name = next(iter(names.values()))
+  return {'name': name, 'keypoints': keypoints, 'flip_pairs': pairs, 'skeleton': limbs}
 
 
 def _image_paths(content, key, path):

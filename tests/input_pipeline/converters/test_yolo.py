@@ -39,6 +39,16 @@ def test_two_numbers_a_keypoint(tmp_path):
   np.testing.assert_array_equal(person.keypoints[:, 2], [2, 0, 0])
 
 
+def test_names_and_limbs_of_sleap(tmp_path):
+  """Its flip_idx exchanges nothing, so the names give the pairs."""
+  path = foreign_files.yolo(
+    tmp_path, node_names=['nose', 'earL', 'earR'], skeleton=[[0, 1], [0, 2]], flip_idx=[0, 1, 2]
+  )
+  skeleton = skeletons.from_category(yolo.read(path).category, path)
+  assert skeleton.keypoints == ('nose', 'earL', 'earR')
+  assert (skeleton.flip_pairs, skeleton.limbs) == (((1, 2),), ((0, 1), (0, 2)))
+
+
 def test_seventeen_keypoints_of_a_person_are_cocos(tmp_path):
   coco = skeletons.COCO
   flip = skeletons.flip_order(coco.flip_pairs, 17).tolist()
@@ -74,6 +84,7 @@ def test_where_the_images_are(tmp_path):
     (None, {'flip_idx': [0, 1]}, r'flip_idx \[0, 1\]: the number of the mirror partner'),
     (None, {'flip_idx': [1, 2, 0]}, r'flip_idx \[1, 2, 0\]'),
     (None, {'kpt_names': {0: ['a']}}, 'kpt_names: the same 3 names are needed'),
+    (None, {'skeleton': [[0, 'a']]}, 'skeleton: pairs of numbers of keypoints are needed'),
     (None, {'train': 'nowhere'}, 'train: there is no .*nowhere'),
     (
       {'a': '0 0.5 0.5 0.2 0.5'},
