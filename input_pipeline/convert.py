@@ -1,4 +1,4 @@
-"""Converts annotations of other tools to COCO's format, which `mrpose_jax.input_pipeline.prepare` reads.
+"""Converts annotations of other tools to COCO's format, which `prepare` reads.
 
   python -m mrpose_jax.input_pipeline.convert --source=FILE_OR_FOLDER --output=FOLDER
 
@@ -164,8 +164,8 @@ def _next_command(sets, output):
   train = 'train' if 'train' in sets else ''
   validation = 'validation' if 'validation' in sets else train and HELD_OUT
   return (
-    f'python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source={shlex.quote(str(output))} '
-    f'--train={train} --validation={validation} --data_dir=DATA_DIR'
+    'python -m mrpose_jax.input_pipeline.prepare --dataset=coco '
+    f'--source={shlex.quote(str(output))} --train={train} --validation={validation} --data_dir=DATA_DIR'
     + (' --categories=all' if len(annotations.categories) > 1 else '')
   )
 
