@@ -24,6 +24,7 @@ from mrpose_jax.weights.torch_files import import_torch_weights as import_torch_
 # These import Orbax, pycocotools and Pillow, which takes a second, so they load on first use.
 _LAZY = {
   'Predictor': 'predictors',
+  'load_detector': 'inference.detectors',
   'load_predictor': 'predictors',
   'to_coco': 'inference.conversions',
   'to_frame': 'inference.conversions',

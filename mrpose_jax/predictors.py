@@ -12,6 +12,7 @@ import numpy as np
 from jax import numpy as jnp
 from PIL import Image
 
+from mrpose_jax import box_inputs
 from mrpose_jax import defaults
 from mrpose_jax import predict
 from mrpose_jax import skeletons
@@ -27,7 +28,6 @@ from mrpose_jax.runtime import compilation
 
 # uint8 [H, W, 3] RGB, a Pillow image, or an image file: its bytes or its path.
 ImageLike: TypeAlias = np.ndarray | jax.Array | Image.Image | bytes | str | os.PathLike
-BOX_FORMATS = {'xywh': 'x, y, width, height', 'xyxy': 'left, top, right, bottom'}
 
 
 class Predictor:
@@ -107,7 +107,7 @@ class Predictor:
   def __call__(
     self,
     images: ImageLike | Sequence[ImageLike],
-    boxes: np.ndarray | Sequence | None = None,
+    boxes: box_inputs.Boxes | Sequence[box_inputs.Boxes] = None,
     box_format: str = 'xywh',
     exif: bool = True,
   ) -> np.ndarray | list[np.ndarray]:
@@ -120,9 +120,12 @@ class Predictor:
     Args:
       images: one image or a list of images. An image is a uint8 array [H, W, 3] RGB of NumPy or
         JAX, a Pillow image, or an image file: its bytes or its path.
-      boxes: [N, 4] pixels, each around one person; None means that the whole image is one person.
-        For a list of images, None or a list of such boxes.
-      box_format: 'xywh' (x, y, width, height) or 'xyxy' (left, top, right, bottom).
+      boxes: [N, 4] pixels, each around one person; or a `supervision.Detections`; or a detector, a
+        function of the image that returns either, perhaps with scores and classes, see
+        `box_inputs`. None means that the whole image is one person. For a list of images, one of
+        these for each of them, or None or a detector for all.
+      box_format: 'xywh' (x, y, width, height) or 'xyxy' (left, top, right, bottom), the format of
+        arrays, also of those that a detector returns.
       exif: turn Pillow images and files upright by their EXIF orientation, as viewers do. Boxes and
         keypoints are then in the upright image. Annotations refer to the pixels as stored: for
         annotated boxes use False.
@@ -131,7 +134,8 @@ class Predictor:
       float32 [N, K, 3]: x, y in image pixels, score. For a list of images, a list of such arrays.
 
     Raises:
-      ValueError: an image or boxes of another shape or type, or boxes without area.
+      ValueError: an image or boxes of another shape or type, or boxes without area; or a detector
+        whose classes are not COCO's.
       DataError: a file or Pillow image cannot be read.
 
     >>> predictor = load_predictor('runs/quickstart')
@@ -144,7 +148,7 @@ class Predictor:
     """
     if not isinstance(images, list | tuple):
       return self([images], [boxes], box_format, exif)[0]
-    boxes = [None] * len(images) if boxes is None else boxes
+    boxes = [boxes] * len(images) if boxes is None or callable(boxes) else boxes
     if len(boxes) != len(images):
       raise ValueError(f'{len(images)} images and boxes for {len(boxes)}')
     counts = []
@@ -216,20 +220,7 @@ def _checked(image, boxes, box_format, exif):
       f'image is {image.dtype} {image.shape}; it must be uint8 [H, W, 3] RGB, a Pillow image, '
       'the bytes or path of an image file, or a list of these'
     )
-  if box_format not in BOX_FORMATS:
-    raise ValueError(f'box_format {box_format!r}: use one of {", ".join(BOX_FORMATS)}')
-  if boxes is None:
-    height, width = image.shape[:2]
-    return image, np.array([[0, 0, width, height]], np.float32)
-  boxes = np.array(boxes, np.float32)
-  boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
-  if boxes.ndim != 2 or boxes.shape[1] != 4:
-    raise ValueError(f'boxes are {boxes.shape}; they must be [N, 4] {BOX_FORMATS[box_format]}')
-  if box_format == 'xyxy':
-    boxes[:, 2:] -= boxes[:, :2]
-  if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
-    raise ValueError('boxes must be finite, with positive width and height')
-  return image, boxes
+  return image, box_inputs.to_xywh(boxes, image, box_format)
 
 
 def load_predictor(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers import tiny_run
 
-MODULES = ('inference.conversions', 'predictors', 'runtime.show', 'skeletons')
+MODULES = ('box_inputs', 'inference.conversions', 'predictors', 'runtime.show', 'skeletons')
 
 
 @pytest.fixture(scope='module')

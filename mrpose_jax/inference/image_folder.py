@@ -46,8 +46,8 @@ def predict_folder(
     source: a folder of images, or one image.
     output: folder to write to; it is created if missing.
     boxes_file: file of boxes, see `detection_files.read_by_file`.
-    detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
-      whole image is taken as the bounding box of one person.
+    detector: name of a person detector, or a function, see `detectors.load_detector`. Without boxes
+      and detector, each whole image is taken as the bounding box of one person.
     box_threshold: boxes of `boxes_file` with a lower score are left out.
     batch_size: number of people in a batch; by default the run's `eval.batch_size`.
 
@@ -73,7 +73,7 @@ def predict_folder(
     boxes = detection_files.read_by_file(boxes_file, names, box_threshold)
     inputs.append(pathlib.Path(boxes_file).expanduser())
   outputs.check(output, [*pictures.values(), PREDICTIONS], inputs)
-  detect = None if detector is None else detectors.load(detector)
+  detect = None if detector is None else detectors.load_detector(detector)
   if boxes is None and detect is None:
     log.warning('no --boxes and no --detector: each whole image is taken for one person')
   predictor = predictors.load_predictor(workdir, batch_size=batch_size)

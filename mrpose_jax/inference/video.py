@@ -68,8 +68,8 @@ def predict_video(
     output: folder to write to; it is created if missing.
     boxes_file: file of boxes, see `detection_files.read_by_frame`; frames that are not listed
       contain no people.
-    detector: name of a person detector, see `detectors.load`. Without boxes and detector, each
-      whole frame is taken as the bounding box of one person.
+    detector: name of a person detector, or a function, see `detectors.load_detector`. Without boxes
+      and detector, each whole frame is taken as the bounding box of one person.
     box_threshold: boxes of `boxes_file` with a lower score are left out.
     batch_size: number of people in a batch, by default the run's `eval.batch_size`. There are fewer
       if that many frames do not fit in FRAME_MEMORY.
@@ -89,7 +89,7 @@ def predict_video(
   if boxes_file is not None:
     inputs.append(pathlib.Path(boxes_file).expanduser())
   outputs.check(output, [target.name, 'predictions.json'], inputs)
-  detect = None if detector is None else detectors.load(detector)
+  detect = None if detector is None else detectors.load_detector(detector)
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(contextlib.closing(Reader(source)))
     boxes = None

@@ -128,7 +128,7 @@ def test_people_of_a_detector(workdir, tmp_path, monkeypatch):
     assert pixels.dtype == np.uint8 and pixels.shape == (96, 64, 3)
     return np.array([[5, 5, 30, 40], [10, 20, 30, 40]], np.float32), np.ones(2, np.float32)
 
-  monkeypatch.setattr(detectors, 'load', {'people.onnx': detect}.get)
+  monkeypatch.setattr(detectors, 'load_detector', {'people.onnx': detect}.get)
   source = write_video(tmp_path / 'a.mp4', 5)
   image_folder.predict_folder(workdir, source, tmp_path / 'out', detector='people.onnx')
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
