@@ -16,8 +16,12 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval', 'predict', 'import', 'export', 'show', 'plan'], 'Task to run.'
 )
-_INPUT = flags.DEFINE_string('input', None, 'predict: images or a video. import: weights.')
-_OUTPUT = flags.DEFINE_string('output', None, 'predict: folder to write to. export: file to write.')
+_INPUT = flags.DEFINE_string(
+  'input', None, "predict: images, a video, a camera's number or a URL. import: weights."
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'predict: folder to write to [videos: a window]. export: file to write.'
+)
 _BOXES = flags.DEFINE_string('boxes', None, 'predict: COCO-format boxes of people in the input.')
 _BOX_THRESHOLD = flags.DEFINE_float(
   'box_threshold', 0.0, 'predict: boxes of --boxes with a lower score are left out.'
@@ -27,6 +31,10 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _DETECTOR = flags.DEFINE_string(
   'detector', None, 'predict: detector of people: FILE.onnx, rtmdet:FILE.onnx or rtmlib:balanced.'
+)
+_TRACK = flags.DEFINE_bool('track', False, 'predict: give the people of a video identities.')
+_SMOOTH = flags.DEFINE_bool(
+  'smooth', False, 'predict: smooth the keypoints of a video over time; includes --track.'
 )
 _CHANNEL_ORDER = flags.DEFINE_enum(
   'channel_order',
@@ -53,14 +61,7 @@ def run(arguments):
   if not _start(together=_MODE.value in ('train', 'eval')):
     return None  # process 0 alone predicts, exports and imports
   if _MODE.value == 'predict':
-    from mrpose_jax.inference import image_folder
-
-    source = command_line.given(_INPUT, 'a folder of images')
-    output = command_line.given(_OUTPUT, 'a folder to write to')
-    image_folder.predict_folder(
-      *(workdir, source, output, _BOXES.value, _DETECTOR.value),
-      *(_BOX_THRESHOLD.value, _BATCH_SIZE.value),
-    )
+    _predict(workdir, command_line.given(_INPUT, 'images, a video, a camera or a stream'))
   elif _MODE.value == 'export':
     from mrpose_jax.inference import export
 
@@ -78,6 +79,27 @@ def run(arguments):
     from mrpose_jax import train
 
     train.train_and_evaluate(_config(), workdir)
+
+
+def _predict(workdir, source):
+  from mrpose_jax.inference import image_folder
+  from mrpose_jax.inference import prediction_settings
+  from mrpose_jax.inference import video
+  from mrpose_jax.inference import video_files
+
+  settings = prediction_settings.Settings(
+    boxes=_BOXES.value,
+    detector=_DETECTOR.value,
+    box_threshold=_BOX_THRESHOLD.value,
+    batch_size=_BATCH_SIZE.value,
+    track=_TRACK.value,
+    smooth=_SMOOTH.value,
+  )
+  if video_files.is_video(source):
+    video.predict_video(workdir, source, _OUTPUT.value, settings)
+  else:
+    output = command_line.given(_OUTPUT, 'a folder to write to')
+    image_folder.predict_folder(workdir, source, output, settings)
 
 
 if __name__ == '__main__':

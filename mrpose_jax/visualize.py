@@ -12,6 +12,10 @@ from PIL import ImageFont
 
 # Okabe and Ito's palette: distinct with any of the common colour vision deficiencies.
 SIDE_COLORS = {'left': (86, 180, 233), 'right': (213, 94, 0), 'middle': (240, 228, 66)}
+PERSON_COLORS = (
+  *((230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66), (213, 94, 0)),
+  (0, 114, 178),
+)
 _OUTLINE = (25, 25, 25)
 _ANNOTATED = (255, 255, 255)
 
@@ -26,7 +30,7 @@ _BACKGROUND = (32, 32, 32)
 _TEXT = (235, 235, 235)
 
 
-def draw_people(image, people, skeleton, score_threshold=0.2):
+def draw_people(image, people, skeleton, score_threshold=0.2, numbers=None):
   """Draws limbs as lines and keypoints as dots, coloured by the person's own left and right.
 
   The width of lines is proportional to the person's size. Keypoints with a lower score are smaller
@@ -38,6 +42,8 @@ def draw_people(image, people, skeleton, score_threshold=0.2):
       `score_threshold` are not drawn; drawing is clipped at the edge of the image.
     skeleton: names and limbs of the K keypoints.
     score_threshold: 0..1.
+    numbers: the identities of the N people, such as those of a tracker. Limbs then have the colour
+      of the person instead of the side, and the number stands above each person.
 
   Returns:
     A new uint8 [H, W, 3].
@@ -52,8 +58,32 @@ def draw_people(image, people, skeleton, score_threshold=0.2):
   certainty = np.where(drawn, people[..., 2], 0).sum(axis=1)
   for n in np.argsort(certainty, kind='stable'):
     if drawn[n].any():
-      _draw_person(canvas, people[n, :, :2], np.clip(people[n, :, 2], 0, 1), drawn[n], skeleton)
-  return _to_uint8(canvas)
+      color = None if numbers is None else PERSON_COLORS[numbers[n] % len(PERSON_COLORS)]
+      scores = np.clip(people[n, :, 2], 0, 1)
+      _draw_person(canvas, people[n, :, :2], scores, drawn[n], skeleton, color)
+  picture = _to_uint8(canvas)
+  if numbers is None:
+    return picture
+  labels = [(people[n, drawn[n], :2], numbers[n]) for n in range(len(people)) if drawn[n].any()]
+  return _draw_numbers(picture, labels)
+
+
+def _draw_numbers(image, labels):
+  """Writes numbers above people; `labels` are pairs of keypoints [M, 2] and a number."""
+  picture = Image.fromarray(image)
+  draw = ImageDraw.Draw(picture)
+  for points, number in labels:
+    size = float(np.clip(0.15 * np.ptp(points, axis=0).max(), 12, 48))
+    x, y = points[:, 0].mean(), points[:, 1].min() - 0.4 * size
+    # A label that would leave the image is moved inside.
+    x = np.clip(x, 0.5 * size, max(0.5 * size, picture.width - 0.5 * size))
+    y = np.clip(y, 1.2 * size, max(1.2 * size, picture.height - 1))
+    draw.text(
+      *((x, y), str(number), PERSON_COLORS[number % len(PERSON_COLORS)]),
+      **{'font': ImageFont.load_default(size), 'anchor': 'md'},
+      **{'stroke_width': size / 10, 'stroke_fill': _OUTLINE},
+    )
+  return np.array(picture)
 
 
 def draw_names(image, person, skeleton):
@@ -102,7 +132,7 @@ def draw_errors(image, person, truth, visible, skeleton):
   return _to_uint8(canvas)
 
 
-def _draw_person(canvas, points, scores, drawn, skeleton):
+def _draw_person(canvas, points, scores, drawn, skeleton, color=None):
   radius = _line_radius(points[drawn])
   opacity = 0.3 + 0.7 * np.where(drawn, scores, 0)
   sides = [skeleton.side(k) for k in range(skeleton.num_keypoints)]
@@ -123,14 +153,14 @@ def _draw_person(canvas, points, scores, drawn, skeleton):
       points[a],
       points[b],
       radius=radius,
-      color=SIDE_COLORS[_limb_side(sides[a], sides[b])],
+      color=color or SIDE_COLORS[_limb_side(sides[a], sides[b])],
       opacity=min(opacity[a], opacity[b]),
     )
   for k in np.flatnonzero(drawn):
     size = radius * (1.2 + 0.8 * scores[k])
     rim = size + max(0.8, 0.4 * radius)
-    for reach, color in ((rim, _OUTLINE), (size, SIDE_COLORS[sides[k]])):
-      _draw_capsule(canvas, points[k], points[k], radius=reach, color=color, opacity=opacity[k])
+    for reach, fill in ((rim, _OUTLINE), (size, SIDE_COLORS[sides[k]])):
+      _draw_capsule(canvas, points[k], points[k], radius=reach, color=fill, opacity=opacity[k])
 
 
 def _line_radius(points):

@@ -33,6 +33,8 @@ ELSEWHERE = {
   'srun': 'Slurm: its variables in test_processes.py',
   '--coordinator': 'two processes: test_processes.py',
   '--mode=plan': 'minutes, and a compiler for TPUs: test_plan.py',
+  '--input=0': 'a camera: test_streams.py',
+  '--input=rtsp': 'a stream: test_streams.py',
   'benchmarks.kill_runs': 'hours: five kills in test_reliability.py',
   'train.wandb': 'Weights & Biases is not installed: test_metric_writer.py',
 }

@@ -49,6 +49,28 @@ def test_lines_grow_with_the_person():
   assert width(550) > 2 * width(100)
 
 
+def test_a_numbered_person_has_a_color_and_a_number():
+  """Limbs have the person's colour, keypoints keep that of their side, and numbers stay inside."""
+  people = np.stack([((20, 30, 1), (60, 30, 1), (0, 0, 0)), ((20, 50, 1), (60, 50, 1), (0, 0, 0))])
+  image = visualize.draw_people(BLACK, people, ARM, numbers=[3, 12])
+  np.testing.assert_array_equal(image[30, 40], visualize.PERSON_COLORS[3])
+  np.testing.assert_array_equal(image[50, 35], visualize.PERSON_COLORS[12 - 7])
+  np.testing.assert_array_equal(image[30, 60], visualize.SIDE_COLORS['left'])
+  plain = visualize.draw_people(BLACK, people, ARM)
+  assert image[12:28].any() and not plain[12:28].any()  # the number above the first person
+  again = visualize.draw_people(BLACK, people, ARM, numbers=[10, 12])
+  np.testing.assert_array_equal(again[30, 40], image[30, 40])  # the colours repeat
+  assert (again[:28] != image[:28]).any()
+  for place in ((0, 0), (79, 59)):
+    corner = visualize.draw_people(BLACK, one((*place, 1), (0, 0, 0), (0, 0, 0)), ARM, numbers=[5])
+    assert (corner == visualize.PERSON_COLORS[5]).all(-1).sum() > 5, place
+
+
+def test_a_numbered_person_without_keypoints_is_not_drawn():
+  people = one((20, 30, 0), (60, 30, 0), (0, 0, 0))
+  np.testing.assert_array_equal(visualize.draw_people(BLACK, people, ARM, numbers=[1]), BLACK)
+
+
 def test_edges_are_antialiased():
   image = visualize.draw_people(BLACK, one((5, 5, 1), (70, 50, 1), (0, 0, 0)), ARM)
   assert len(np.unique(image[..., 2])) > 20

@@ -5,15 +5,13 @@ import itertools
 import logging
 import pathlib
 
-import numpy as np
 from PIL import Image
 
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import visualize
-from mrpose_jax.inference import detectors
 from mrpose_jax.inference import outputs
-from mrpose_jax.inference import video
+from mrpose_jax.inference import prediction_settings
 from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.runtime import checkpoint
@@ -29,54 +27,40 @@ def predict_folder(
   workdir,
   source,
   output,
-  boxes_file=None,
-  detector=None,
-  box_threshold: float = 0.0,
-  batch_size: int | None = None,
+  settings: prediction_settings.Settings = prediction_settings.DEFAULT,
 ):
   """Predicts the keypoints of the people in every image, turned upright by its EXIF orientation.
 
   Writes OUTPUT/predictions.json, a list of {'file_name', 'bbox', 'keypoints' (x, y, score, ...),
   'score' (mean of the keypoints' scores)}, and a picture with the skeletons drawn for each image:
-  OUTPUT/a.jpg for a.png, or OUTPUT/a.png.jpg if there is another image a. A video as `source` is
-  passed on to `video.predict_video`.
+  OUTPUT/a.jpg for a.png, or OUTPUT/a.png.jpg if there is another image a.
 
   Args:
     workdir: folder of a training run or of one checkpoint.
     source: a folder of images, or one image.
     output: folder to write to; it is created if missing.
-    boxes_file: file of boxes, see `detection_files.read_by_file`.
-    detector: name of a person detector, or a function, see `detectors.load_detector`. Without boxes
-      and detector, each whole image is taken as the bounding box of one person.
-    box_threshold: boxes of `boxes_file` with a lower score are left out.
-    batch_size: number of people in a batch; by default the run's `eval.batch_size`.
+    settings: see `Settings`. Images that a file of boxes does not list are left out.
 
   Raises:
-    ConfigError: both boxes and a detector are given, or the output would overwrite the input.
+    ConfigError: the output would overwrite the input, or the settings are those of videos.
     DataError: there are no images, the boxes are invalid, or some images could not be read; the
       last is raised after all other images are done.
     CheckpointError: there is no usable checkpoint, or the detector is unusable.
   """
-  if boxes_file is not None and detector is not None:
-    raise errors.ConfigError('--boxes and --detector: give one of the two')
-  if pathlib.Path(source).suffix.lower() in video.EXTENSIONS:
-    return video.predict_video(
-      workdir, source, output, boxes_file, detector, box_threshold, batch_size
-    )
+  if settings.track or settings.smooth:
+    raise errors.ConfigError(f'--track and --smooth need a video, but --input={source} is none')
   files = _find_images(pathlib.Path(source).expanduser())
   output = pathlib.Path(output).expanduser()
   pictures = _picture_names(files)
   inputs = [*files, files[0].parent]
   boxes = None
-  if boxes_file is not None:
+  if settings.boxes is not None:
     names = [file.name for file in files]
-    boxes = detection_files.read_by_file(boxes_file, names, box_threshold)
-    inputs.append(pathlib.Path(boxes_file).expanduser())
+    boxes = detection_files.read_by_file(settings.boxes, names, settings.box_threshold)
+    inputs.append(pathlib.Path(settings.boxes).expanduser())
   outputs.check(output, [*pictures.values(), PREDICTIONS], inputs)
-  detect = None if detector is None else detectors.load_detector(detector)
-  if boxes is None and detect is None:
-    log.warning('no --boxes and no --detector: each whole image is taken for one person')
-  predictor = predictors.load_predictor(workdir, batch_size=batch_size)
+  find_boxes = settings.box_finder(boxes)
+  predictor = predictors.load_predictor(workdir, batch_size=settings.batch_size)
   output.mkdir(parents=True, exist_ok=True)
   rows, unreadable = [], []
 
@@ -92,12 +76,7 @@ def predict_folder(
         log.warning('%s', error)
         unreadable.append(file.name)
         continue
-      if detect is not None:
-        yield file, image, detect(image)[0]
-      elif boxes is not None:
-        yield file, image, boxes[file.name]
-      else:
-        yield file, image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+      yield file, image, find_boxes(file.name, image)
 
   stream = read()
   while group := list(itertools.islice(stream, TOGETHER)):

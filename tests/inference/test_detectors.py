@@ -17,6 +17,7 @@ from mrpose_jax import errors
 from mrpose_jax.inference import detectors
 from mrpose_jax.inference import image_folder
 from mrpose_jax.inference import onnx_detectors
+from mrpose_jax.inference import prediction_settings
 from tests.helpers import shared_data
 from tests.helpers import tiny_run
 
@@ -352,9 +353,10 @@ def test_predicts_the_people_that_it_finds(suppressed, tmp_path):
   images.mkdir()
   Image.fromarray(IMAGE).save(images / 'a.png')
   Image.fromarray(IMAGE[:, :40]).save(images / 'b.png')
-  image_folder.predict_folder(workdir, images, tmp_path / 'out', detector=suppressed)
+  settings = prediction_settings.Settings(detector=suppressed)
+  image_folder.predict_folder(workdir, images, tmp_path / 'out', settings)
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   assert [row['file_name'] for row in rows] == ['a.png', 'a.png', 'b.png', 'b.png']
   np.testing.assert_allclose(rows[1]['bbox'], [50, 0, 25, 50], atol=1e-4)
   with pytest.raises(errors.ConfigError, match='give one of the two'):
-    image_folder.predict_folder(workdir, images, tmp_path / 'out', 'boxes.json', suppressed)
+    prediction_settings.Settings(boxes='boxes.json', detector=suppressed)

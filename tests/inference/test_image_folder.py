@@ -10,6 +10,7 @@ from PIL import Image
 import mrpose_jax
 from mrpose_jax import errors
 from mrpose_jax.inference import image_folder
+from mrpose_jax.inference import prediction_settings
 from tests.helpers import tiny_run
 
 BOX = [5, 5, 30, 40]
@@ -26,6 +27,10 @@ def write_images(folder, *names):
     pixels = np.random.default_rng(i).integers(0, 256, (60, 80, 3), np.uint8)
     Image.fromarray(pixels).save(folder / name)
   return folder
+
+
+def boxes_of(file, **settings):
+  return prediction_settings.Settings(boxes=file, **settings)
 
 
 def contents(folder):
@@ -57,7 +62,7 @@ def test_the_photographs_stay(workdir, tmp_path):
   boxes.parent.mkdir()
   boxes.write_text(json.dumps([{'file_name': 'a.jpg', 'bbox': BOX}]))
   with pytest.raises(errors.ConfigError, match=r'predictions\.json there is the input'):
-    image_folder.predict_folder(workdir, photos, boxes.parent, boxes)
+    image_folder.predict_folder(workdir, photos, boxes.parent, boxes_of(boxes))
   assert len(predictions(boxes.parent)) == 1
 
 
@@ -83,7 +88,7 @@ def test_boxes_of_a_coco_file(workdir, tmp_path, caplog):
     'categories': [{'id': 1, 'name': 'person'}, {'id': 3, 'name': 'car'}],
   }
   (tmp_path / 'coco.json').write_text(json.dumps(content))
-  image_folder.predict_folder(workdir, photos, tmp_path / 'out', tmp_path / 'coco.json')
+  image_folder.predict_folder(workdir, photos, tmp_path / 'out', boxes_of(tmp_path / 'coco.json'))
   assert [(row['file_name'], row['bbox']) for row in predictions(tmp_path / 'out')] == [
     (f'{i}.jpg', [i + 5, 5, 30, 40]) for i in range(3)
   ]
@@ -98,9 +103,8 @@ def test_boxes_of_a_detector_of_many_kinds(workdir, tmp_path, caplog):
   ]
   (tmp_path / 'boxes.json').write_text(json.dumps(rows))
   for threshold, count in ((0.0, 2), (0.5, 1)):
-    image_folder.predict_folder(
-      *(workdir, photos, tmp_path / 'out', tmp_path / 'boxes.json'), box_threshold=threshold
-    )
+    settings = boxes_of(tmp_path / 'boxes.json', box_threshold=threshold)
+    image_folder.predict_folder(workdir, photos, tmp_path / 'out', settings)
     assert len(predictions(tmp_path / 'out')) == count
   assert 'left out 2 of 4 boxes: 2 not of category 1\n' in caplog.text
   assert '3 of 4 boxes: 2 not of category 1, 1 with a score below 0.5\n' in caplog.text
@@ -112,9 +116,20 @@ def test_photographs_are_turned_upright(workdir, tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   upright.transpose(Image.Transpose.ROTATE_90).save(photos / 'a.png', exif=exif)
-  image_folder.predict_folder(workdir, photos, tmp_path / 'out', batch_size=1)
+  settings = prediction_settings.Settings(batch_size=1)
+  image_folder.predict_folder(workdir, photos, tmp_path / 'out', settings)
   with Image.open(tmp_path / 'out' / 'a.jpg') as picture:
     assert picture.size == (80, 60)
   expected = mrpose_jax.load_predictor(workdir)(upright)
   keypoints = np.reshape(predictions(tmp_path / 'out')[0]['keypoints'], (1, 17, 3))
   np.testing.assert_allclose(keypoints, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['track', 'smooth'])
+def test_only_videos_have_identities(workdir, tmp_path, name):
+  photos = write_images(tmp_path / 'photos', 'a.png')
+  with pytest.raises(errors.ConfigError, match='--track and --smooth need a video'):
+    image_folder.predict_folder(
+      workdir, photos, tmp_path / 'out', prediction_settings.Settings(**{name: True})
+    )
+  assert not (tmp_path / 'out').exists()

@@ -15,8 +15,9 @@ from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
 from mrpose_jax.inference import detectors
-from mrpose_jax.inference import image_folder
+from mrpose_jax.inference import prediction_settings
 from mrpose_jax.inference import video
+from mrpose_jax.inference import video_files
 from tests.helpers import tiny_run
 
 BATCH_SIZE = 8  # as in tiny_run
@@ -35,6 +36,10 @@ def write_video(path, num_frames=19, height=97, width=65, rotation=0, **options)
       container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
     container.mux(stream.encode())
   return path
+
+
+def boxes_of(file):
+  return prediction_settings.Settings(boxes=file)
 
 
 def read_video(path):
@@ -63,8 +68,8 @@ def loaded(monkeypatch):
 
 def test_every_frame_is_a_person_drawn_and_in_the_file(workdir, tmp_path, loaded, caplog, capsys):
   source = write_video(tmp_path / 'walk.mkv')
-  image_folder.predict_folder(workdir, source, tmp_path / 'out')
-  assert 'each whole frame is taken for one person' in caplog.text
+  video.predict_video(workdir, source, tmp_path / 'out')
+  assert 'each whole image is taken for one person' in caplog.text
   assert '19 people in 19 frames' in capsys.readouterr().out
   times, frames = read_video(source)
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
@@ -111,7 +116,7 @@ def test_boxes_by_frame(workdir, tmp_path, loaded):
   boxes = [{'frame': 2, 'bbox': [4, 4, 30, 40]}, {'image_id': 9, 'bbox': [9, 9, 30, 50]}]
   boxes += [{'frame': 9, 'bbox': [i + 1, 5, 30, 40]} for i in range(11)]  # more than a batch
   (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
-  target = video.predict_video(workdir, source, tmp_path / 'out', tmp_path / 'boxes.json')
+  target = video.predict_video(workdir, source, tmp_path / 'out', boxes_of(tmp_path / 'boxes.json'))
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   assert [len(row['people']) for row in rows] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 12, *[0] * 9]
   assert len(read_video(target)[1]) == 19
@@ -130,14 +135,15 @@ def test_people_of_a_detector(workdir, tmp_path, monkeypatch):
 
   monkeypatch.setattr(detectors, 'load_detector', {'people.onnx': detect}.get)
   source = write_video(tmp_path / 'a.mp4', 5)
-  image_folder.predict_folder(workdir, source, tmp_path / 'out', detector='people.onnx')
+  settings = prediction_settings.Settings(detector='people.onnx')
+  video.predict_video(workdir, source, tmp_path / 'out', settings)
   rows = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   assert [len(row['people']) for row in rows] == [2] * 5
 
 
 def test_only_one_batch_of_frames_is_in_memory(workdir, tmp_path, monkeypatch):
   alive, most = set(), 0
-  read = video.Reader.__iter__
+  read = video_files.Reader.__iter__
 
   def counted(self):
     nonlocal most
@@ -147,7 +153,7 @@ def test_only_one_batch_of_frames_is_in_memory(workdir, tmp_path, monkeypatch):
       most = max(most, len(alive))
       yield frame
 
-  monkeypatch.setattr(video.Reader, '__iter__', counted)
+  monkeypatch.setattr(video_files.Reader, '__iter__', counted)
   source = write_video(tmp_path / 'long.mp4', 70)
   video.predict_video(workdir, source, tmp_path / 'out')
   assert len(json.loads((tmp_path / 'out' / 'predictions.json').read_text())) == 70
@@ -159,17 +165,18 @@ def test_frames_in_memory_are_limited(workdir, tmp_path, monkeypatch, loaded, fr
   monkeypatch.setattr(video, 'FRAME_MEMORY', frames * 96 * 64 * 3)
   lengths, predict = [], video._predict
   monkeypatch.setattr(
-    video, '_predict', lambda p, batch: lengths.append(len(batch)) or predict(p, batch)
+    video, '_predict', lambda p, batch, live: lengths.append(len(batch)) or predict(p, batch)
   )
   source = write_video(tmp_path / 'a.mp4', 7)
-  video.predict_video(workdir, source, tmp_path / 'out', batch_size=batch_size)
+  settings = prediction_settings.Settings(batch_size=batch_size)
+  video.predict_video(workdir, source, tmp_path / 'out', settings)
   assert lengths == [3, 3, 1]
   assert loaded[0]._predict.func._cache_size() == 1
 
 
 def test_a_turned_telephone(tmp_path):
-  upright = next(iter(video.Reader(write_video(tmp_path / 'a.mp4', 3)))).pixels
-  turned = next(iter(video.Reader(write_video(tmp_path / 'b.mp4', 3, rotation=90)))).pixels
+  upright = next(iter(video_files.Reader(write_video(tmp_path / 'a.mp4', 3)))).pixels
+  turned = next(iter(video_files.Reader(write_video(tmp_path / 'b.mp4', 3, rotation=90)))).pixels
   assert turned.shape == (64, 96, 3)
   np.testing.assert_allclose(turned, np.rot90(upright), atol=2)
 
@@ -181,14 +188,11 @@ def test_a_relative_name_with_a_colon(workdir, tmp_path, monkeypatch):
   (tmp_path / 'out').mkdir()
   monkeypatch.chdir(tmp_path / 'out')
   assert video.predict_video(workdir, source, '.').name == name
-  assert len(list(video.Reader(pathlib.Path(name)))) == 3
+  assert len(list(video_files.Reader(pathlib.Path(name)))) == 3
 
 
 def test_odd_sizes_and_uneven_times(tmp_path):
-  class Source:
-    rate = 25
-
-  writer = video._Writer(tmp_path / 'a.mp4', Source)
+  writer = video_files.Writer(tmp_path / 'a.mp4', 25)
   for seconds in (0.0, 0.04, 0.5, 0.5, 2.0):
     writer.write(np.full((31, 45, 3), 80, np.uint8), seconds)
   writer.close()
@@ -264,7 +268,7 @@ def test_boxes_that_cannot_be_used(workdir, tmp_path, content, message):
   source = write_video(tmp_path / 'a.mp4', 2)
   (tmp_path / 'boxes.json').write_text(content)
   with pytest.raises(errors.DataError, match=message):
-    video.predict_video(workdir, source, tmp_path / 'out', tmp_path / 'boxes.json')
+    video.predict_video(workdir, source, tmp_path / 'out', boxes_of(tmp_path / 'boxes.json'))
 
 
 def test_the_input_is_not_written_over(workdir, tmp_path):
@@ -280,7 +284,7 @@ def test_the_input_is_not_written_over(workdir, tmp_path):
   boxes.parent.mkdir()
   boxes.write_text('[{"frame": 0, "bbox": [1, 2, 30, 40]}]')
   with pytest.raises(errors.ConfigError, match=r'predictions\.json there is the input'):
-    video.predict_video(workdir, source, boxes.parent, boxes)
+    video.predict_video(workdir, source, boxes.parent, boxes_of(boxes))
 
 
 def test_without_pyav(workdir, tmp_path, monkeypatch):
