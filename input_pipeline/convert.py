@@ -165,7 +165,8 @@ def _next_command(sets, output):
   validation = 'validation' if 'validation' in sets else train and HELD_OUT
   return (
     'python -m mrpose_jax.input_pipeline.prepare --dataset=coco '
-    f'--source={shlex.quote(str(output))} --train={train} --validation={validation} --data_dir=DATA_DIR'
+    f'--source={shlex.quote(str(output))} --train={train} --validation={validation} '
+    '--data_dir=DATA_DIR'
     + (' --categories=all' if len(annotations.categories) > 1 else '')
   )
 

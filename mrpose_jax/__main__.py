@@ -42,6 +42,9 @@ _CHANNEL_ORDER = flags.DEFINE_enum(
   ['rgb', 'bgr'],
   'import: channel order of the weights [derived from the file].',
 )
+_EXPORT_DECODE = flags.DEFINE_bool(
+  'export_decode', False, 'export to .onnx: keypoints and scores rather than heatmaps.'
+)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'plan: v5e:2x4, v5p:2x2x1, v6e:16x16, h100:8.')
 
 
@@ -65,7 +68,8 @@ def run(arguments):
   elif _MODE.value == 'export':
     from mrpose_jax.inference import export
 
-    export.export(workdir, command_line.given(_OUTPUT, 'a file to write to'))
+    output = command_line.given(_OUTPUT, 'a file to write to, FILE.onnx or FILE.stablehlo')
+    export.export(workdir, output, _EXPORT_DECODE.value)
   elif _MODE.value == 'import':
     from mrpose_jax.weights import importing
 

@@ -36,6 +36,7 @@ class Predictor:
   Attributes:
     config: configuration of the training run.
     skeleton: the keypoints that the network predicts.
+    crops: shape of the region around a box, the arguments of `geometry.box_to_region`.
     step: step of the checkpoint; 0 for variables that are not from a checkpoint.
     variables: the network's variables on the device, with batch norm folded into convolutions.
     predict_fn: pure function (variables, images, boxes) -> people, see `predict.make_predict_fn`.
@@ -56,7 +57,7 @@ class Predictor:
     model = predict.model_of(config, skeleton.num_keypoints)
     self.variables = jax.jit(folding.fold_batch_norm, static_argnums=0)(model, variables)
     self.predict_fn = predict.make_predict_fn(config, skeleton, aspect, padding)
-    self._region = {'aspect': aspect, 'padding': padding}
+    self.crops = {'aspect': aspect, 'padding': padding}
     jit = compilation.jit_prediction(model, self.variables)
     self._predict = jit(predict.make_predict_people(config, skeleton))
     self._predict_heatmaps = jit(predict.make_predict_heatmaps(config, skeleton))
@@ -197,7 +198,7 @@ class Predictor:
 
   def _examples(self, image, boxes):
     """Yields a PersonBatch row for each box."""
-    center, size = geometry.box_to_region(boxes, **self._region)
+    center, size = geometry.box_to_region(boxes, **self.crops)
     low, high = geometry.reach(center, size * max(self.config.eval.scales))
     canvas = self.config.eval.canvas
     unknown = np.zeros((self.skeleton.num_keypoints, 2), np.float32)

@@ -69,5 +69,5 @@ def test_says_what_it_wrote(workdir, tmp_path, capsys):
   assert 'step 0, cpu, cuda, tpu' in output
   assert 'keypoints: nose, left_eye' in output
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.ConfigError, match=r'--output=.*file/x: cannot be written'):
-    export.export(workdir, pathlib.Path(tmp_path / 'file' / 'x'))
+  with pytest.raises(errors.ConfigError, match=r'--output=.*x\.stablehlo: cannot be written'):
+    export.export(workdir, pathlib.Path(tmp_path / 'file' / 'x.stablehlo'))
