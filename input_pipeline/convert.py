@@ -166,8 +166,7 @@ def _next_command(sets, output):
   return (
     'python -m mrpose_jax.input_pipeline.prepare --dataset=coco '
     f'--source={shlex.quote(str(output))} --train={train} --validation={validation} '
-    '--data_dir=DATA_DIR'
-    + (' --categories=all' if len(annotations.categories) > 1 else '')
+    '--data_dir=DATA_DIR' + (' --categories=all' if len(annotations.categories) > 1 else '')
   )
 
 

@@ -1,4 +1,4 @@
-"""Train, evaluate, predict, export: `python -m mrpose_jax --config=FILE --workdir=DIR`.
+"""Train, evaluate, predict, export, publish: `python -m mrpose_jax --config=FILE --workdir=DIR`.
 
 In a checkout, `python main.py` is the same command.
 
@@ -9,18 +9,27 @@ Exit codes: 0 done, 143 stopped by a signal after saving, 2 invalid configuratio
 from absl import flags
 
 from mrpose_jax import command_line
+from mrpose_jax import errors
 
 _config = command_line.define_config()
 _start = command_line.define_machines()
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run. predict, export: also a published folder or hf://owner/name.'
+)
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'eval', 'predict', 'import', 'export', 'show', 'plan'], 'Task to run.'
+  'mode',
+  'train',
+  ['train', 'eval', 'predict', 'import', 'export', 'publish', 'show', 'plan'],
+  'Task to run.',
 )
 _INPUT = flags.DEFINE_string(
   'input', None, "predict: images, a video, a camera's number or a URL. import: weights."
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', None, 'predict: folder to write to [videos: a window]. export: file to write.'
+  'output',
+  None,
+  'predict: folder to write to [videos: a window]. publish: folder to write to. export: FILE.onnx '
+  'or FILE.stablehlo.',
 )
 _BOXES = flags.DEFINE_string('boxes', None, 'predict: COCO-format boxes of people in the input.')
 _BOX_THRESHOLD = flags.DEFINE_float(
@@ -61,6 +70,11 @@ def run(arguments):
     topology = command_line.given(_TOPOLOGY, 'accelerators, such as v5e:2x4 or h100:8')
     return print(plan.plan(_config(), topology))
   workdir = command_line.given(_WORKDIR, 'the folder of the run')
+  if workdir.startswith('hf://') and _MODE.value not in ('predict', 'export'):
+    raise errors.ConfigError(
+      f'--workdir={workdir}: --mode={_MODE.value} needs the folder of a run; start one from these '
+      f'weights with --config.model.pretrained={workdir}'
+    )
   if not _start(together=_MODE.value in ('train', 'eval')):
     return None  # process 0 alone predicts, exports and imports
   if _MODE.value == 'predict':
@@ -70,6 +84,10 @@ def run(arguments):
 
     output = command_line.given(_OUTPUT, 'a file to write to, FILE.onnx or FILE.stablehlo')
     export.export(workdir, output, _EXPORT_DECODE.value)
+  elif _MODE.value == 'publish':
+    from mrpose_jax.weights import publishing
+
+    publishing.publish(workdir, command_line.given(_OUTPUT, 'a folder to write to'))
   elif _MODE.value == 'import':
     from mrpose_jax.weights import importing
 

@@ -37,8 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.deterministic = False
   # Channel order of the network's input: 'rgb', or 'bgr' for released weights trained on BGR.
   config.model.channel_order = 'rgb'
-  # Initial weights: a PyTorch file of an ImageNet ResNet or a whole network, or the workdir of a
-  # run; with another number of keypoints the heatmap head is initialised anew. '' for none.
+  # Initial weights: a PyTorch file of an ImageNet ResNet or a whole network, the workdir of a run,
+  # a published folder or hf://owner/name; with another number of keypoints the heatmap head is
+  # initialised anew. '' for none.
   config.model.pretrained = ''
 
   config.data = ml_collections.ConfigDict()

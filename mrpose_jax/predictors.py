@@ -25,6 +25,8 @@ from mrpose_jax.models import folding
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
+from mrpose_jax.weights import hub
+from mrpose_jax.weights import published
 
 # uint8 [H, W, 3] RGB, a Pillow image, or an image file: its bytes or its path.
 ImageLike: TypeAlias = np.ndarray | jax.Array | Image.Image | bytes | str | os.PathLike
@@ -234,10 +236,12 @@ def load_predictor(
   ema: bool | None = None,
   scales: Sequence[float] | None = None,
 ) -> Predictor:
-  """Makes the predictor of a training run's best step, or of one checkpoint.
+  """Makes the predictor of a trained network.
 
   Args:
-    workdir: workdir of a training run, or the folder WORKDIR/checkpoints/STEP of a checkpoint.
+    workdir: workdir of a training run, whose best checkpoint is used; or the folder
+      WORKDIR/checkpoints/STEP of a checkpoint; or a folder that --mode=publish wrote; or
+      hf://owner/name or hf://owner/name@revision, such a folder on the Hugging Face hub.
     flip_test, offset, batch_size, ema, scales: replace the values of the run's own `config.eval`.
     dtype: replaces the run's own `config.model.dtype`: 'float32' or 'bfloat16'.
     device: the device to predict on; by default the first of this process.
@@ -272,12 +276,12 @@ def _set(section, **values):
 
 
 def restore(
-  workdir: str | os.PathLike, device: jax.Device | None = None, ema: bool | None = None
+  source: str | os.PathLike, device: jax.Device | None = None, ema: bool | None = None
 ) -> tuple[dict, dict, int]:
-  """Restores a training run's best checkpoint, or the checkpoint whose folder is given.
+  """Restores the network that `load_predictor` uses, see there for `source`.
 
   Args:
-    workdir, device: see `load_predictor`.
+    source, device: see `load_predictor`.
     ema: restore the moving average of the variables; None leaves it to the run's `config.eval.ema`.
 
   Returns:
@@ -286,22 +290,32 @@ def restore(
   Raises:
     CheckpointError: there is no usable checkpoint.
   """
-  workdir, step = checkpoint.locate(pathlib.Path(workdir).expanduser())
-  checkpoints = checkpoint.Checkpoints(workdir)
   place = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
+  folder = hub.download(source) if hub.is_address(source) else pathlib.Path(source).expanduser()
+  if published.is_published(folder):
+    variables, meta = published.read(folder, _shapes_of)
+    meta['config'] = _complete(meta['config'])
+    return jax.device_put(variables, place), meta, meta['step']
+  workdir, step = checkpoint.locate(folder)
+  checkpoints = checkpoint.Checkpoints(workdir)
 
   def read(step):
     meta = checkpoints.meta(step)
+    target = checkpoint.restore_target(_shapes_of(meta), place)
     meta['config'] = _complete(meta['config'])
-    num_keypoints = len(meta['skeleton']['keypoints'])
-    model = predict.model_of(ml_collections.ConfigDict(meta['config']), num_keypoints)
-    target = checkpoint.restore_target(training_step.abstract_variables(model), place)
     average = meta['config']['eval']['ema'] if ema is None else ema
     return checkpoints.restore_variables(step, target, average), meta
 
   step, (variables, meta) = checkpoints.read(step, read)
   checkpoints.close()
   return variables, meta, step
+
+
+def _shapes_of(meta):
+  """Shapes of the variables of the network that a checkpoint's `meta` describes."""
+  config = ml_collections.ConfigDict(_complete(meta['config']))
+  model = predict.model_of(config, len(meta['skeleton']['keypoints']))
+  return training_step.abstract_variables(model)
 
 
 def _complete(config):

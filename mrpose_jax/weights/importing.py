@@ -16,6 +16,7 @@ from mrpose_jax import training_step
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
+from mrpose_jax.weights import hub
 from mrpose_jax.weights import torch_files
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
   """The variables of `model` that training starts from.
 
   Args:
-    source: a file of PyTorch weights, the workdir of a run, or one of its checkpoints.
+    source: a file of PyTorch weights, or the network of a run, see `predictors.load_predictor`.
     model: the network to train. If `source` has another number of keypoints, layers with a keypoint
       dimension are initialised anew, which is logged.
     channel_order: channel order of the training images, 'rgb' or 'bgr'.
@@ -89,10 +90,9 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
     CheckpointError: the weights cannot be read, or are of another network.
     ConfigError: the run had another channel order.
   """
-  path = pathlib.Path(source).expanduser()
-  if not path.is_dir():
-    return torch_files.import_torch_weights(path, model, new_head=True)
-  variables, meta, step = predictors.restore(path)
+  if not _is_network(source):
+    return torch_files.import_torch_weights(source, model, new_head=True)
+  variables, meta, step = predictors.restore(source)
   config = ml_collections.ConfigDict(meta['config'])
   source_model = predict.model_of(config, len(meta['skeleton']['keypoints']))
   for name in ('network', 'depth', 'width'):
@@ -109,3 +109,8 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
   log.info('starting from step %d of %s, K = %d', step, source, source_model.num_keypoints)
   weights = torch_files.export_torch_weights(variables, source_model)
   return torch_files.import_torch_weights(weights, model, new_head=True)
+
+
+def _is_network(source):
+  """Whether this names a network of this project rather than a file of PyTorch weights."""
+  return hub.is_address(source) or pathlib.Path(source).expanduser().is_dir()

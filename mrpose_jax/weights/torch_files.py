@@ -12,6 +12,8 @@ import re
 
 import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 from flax import traverse_util
 
 from mrpose_jax import errors
@@ -258,12 +260,6 @@ def read(source) -> dict:
 
 
 def _read_safetensors(path):
-  try:
-    import safetensors.numpy
-  except ImportError as error:
-    raise errors.CheckpointError(
-      f"{path}: reading .safetensors needs a package; pip install 'mrpose_jax[torch]'"
-    ) from error
   try:
     return safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:

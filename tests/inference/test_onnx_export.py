@@ -158,7 +158,7 @@ def test_another_codec_is_refused():
   class Other(codecs.Codec):
     pass
 
-  with pytest.raises(errors.ConfigError, match='--export_decode: .*Other.* cannot be decoded'):
+  with pytest.raises(errors.ConfigError, match=r'--export_decode: .*Other.* cannot be decoded'):
     onnx_export.add_decoding(onnx_graphs.Graph(), 'heatmaps', Other((32, 24), (8, 6)))
 
 
