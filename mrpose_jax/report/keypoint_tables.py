@@ -9,8 +9,6 @@ from mrpose_jax.report import paper_figures
 from mrpose_jax.report import run_figures
 from mrpose_jax.runtime import checkpoint
 
-_LENGTHS = {'torso': 'the torso', 'head': 'the head', 'box': "the box's longer side"}
-
 
 def make(runs, output: pathlib.Path, where: str) -> tuple[list[page.Table], list[page.Figure]]:
   """Makes the table and the figure; both are empty for evaluations of older versions.
@@ -61,7 +59,15 @@ def make_table(contents) -> page.Table:
       cells.append('-' if value is None else f'{value:.{tables.digits(metric)}f}')
       counts.append(counted)
     rows.append([keypoint or 'all', str(max(counts)), *cells])
-  return page.Table('By keypoint', header, rows)
+  by_length = {}
+  for run, metric in columns:
+    length = contents[run]['metrics'][metric]['length']
+    if length:
+      by_length.setdefault(_length(metric, length), {})[metric] = None
+  note = '; '.join(
+    f'{", ".join(metrics)}: divided by {what}' for what, metrics in by_length.items()
+  )
+  return page.Table('By keypoint', header, rows, f'{note}.' if note else '')
 
 
 def draw_pck(contents, best, file: pathlib.Path) -> page.Figure:
@@ -72,40 +78,42 @@ def draw_pck(contents, best, file: pathlib.Path) -> page.Figure:
     best: the run whose keypoints are drawn.
     file: file to write.
   """
-  plot, (left, right) = run_figures.subplots(1, 2, (12, 4.6))
+  plot, (upper, lower) = run_figures.subplots(2, 1, (7.5, 8.5))
   names = run_figures.labels(contents)
   for run, content in contents.items():
-    style = {'color': paper_figures.COLORS[run.network], **run_figures.line_style(run, contents)}
+    style = run_figures.line_style(run, contents)
     curve = content['curve']
-    left.plot(curve['thresholds'], _numbers(curve['Mean']), label=names[run], **style)
-  left.legend(frameon=False, loc='lower right')
-  left.set_title('all keypoints')
+    upper.plot(curve['thresholds'], _numbers(curve['Mean']), label=names[run], **style)
+  upper.legend(frameon=False, loc='lower right')
+  upper.set_title('all keypoints')
   curve = contents[best]['curve']
-  styles = [(color, dash) for dash in ('-', '--') for color in _PALETTE]
   for n, (name, values) in enumerate(curve['keypoints'].items()):
-    color, dash = styles[n % len(styles)]
     label = name.replace('_', ' ')
-    right.plot(curve['thresholds'], _numbers(values), color=color, linestyle=dash, label=label)
+    style = run_figures.numbered_style(n)
+    lower.plot(curve['thresholds'], _numbers(values), label=label, **style)
   columns = 1 + (len(curve['keypoints']) - 1) // 18
-  right.legend(frameon=False, loc='center left', bbox_to_anchor=(1, 0.5), ncols=columns, fontsize=8)
-  right.set_title(names[best])
-  length = _LENGTHS.get(curve['length'], curve['length'])
-  for axes in (left, right):
-    axes.set_xlabel(f'threshold (fraction of {length})')
+  lower.legend(frameon=False, loc='center left', bbox_to_anchor=(1, 0.5), ncols=columns, fontsize=8)
+  lower.set_title(names[best])
+  length = _length('PCK', curve['length'])
+  lower.set_xlabel(f'threshold (fraction of {length})')
+  for axes in (upper, lower):
+    axes.set_ylabel('PCK (%)')
     axes.set_xlim(0, curve['thresholds'][-1])
     axes.set_ylim(0, 103)
-  left.set_ylabel('PCK (%)')
   plot.savefig(file)
   caption = (
     'Correct keypoints over the threshold: the share of annotated keypoints whose prediction is at '
-    f'most this fraction of {length} away; left for all keypoints together, right by keypoint for '
+    f'most this fraction of {length} away; above for all keypoints together, below by keypoint for '
     f'{best.label} ({best.workdir.name}).'
   )
   return page.Figure(file.name, caption)
 
 
-# Okabe and Ito's colours without the yellow, which is pale on white; a second round is dashed.
-_PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#555555')
+def _length(metric, length):
+  """Describes the length that a metric is normalised by."""
+  if length == 'box':
+    return "the root of the box's area" if metric.startswith('NME') else "the box's longer side"
+  return f'the {length}' if length in ('torso', 'head') else f'the distance {length}'
 
 
 def _numbers(values):

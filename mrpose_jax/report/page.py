@@ -29,11 +29,12 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-  """A further table, with its title; the last row is set apart."""
+  """A further table, with its title and a note; the last row is set apart."""
 
   title: str
   header: list[str]
   rows: list[list[str]]
+  note: str
 
 
 class Section(NamedTuple):
@@ -60,6 +61,7 @@ def to_markdown(sections: list[Section]) -> str:
       parts += [f'![{figure.caption}]({figure.file})', figure.caption]
     for table in section.tables:
       parts += [f'### {table.title}', tables.markdown_lines(table.header, table.rows)]
+      parts += [table.note] * bool(table.note)
   return '\n\n'.join(parts) + '\n'
 
 
@@ -113,7 +115,7 @@ def to_html(sections: list[Section], folder: pathlib.Path) -> str:
       body.append('<thead>' + _html_row('th', table.header) + '</thead><tbody>')
       kinds = [''] * (len(table.rows) - 1) + ['total']
       body += [_html_row('td', cells, kind) for cells, kind in zip(table.rows, kinds)]
-      body.append('</tbody></table></div>')
+      body.append(f'</tbody></table></div><p>{html.escape(table.note)}</p>')
   head = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     f'<title>{html.escape(TITLE)}</title><style>{_STYLE}</style>'

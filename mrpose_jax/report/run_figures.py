@@ -12,7 +12,9 @@ from mrpose_jax.report import paper_figures
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import metric_writer
 
-_STYLES = ('-', '--', ':', '-.')  # line styles of several runs of one network
+# Okabe and Ito's colours without the yellow, which is pale on white; a second round is dashed.
+PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#555555')
+_DASHES = ('-', '--', ':', '-.')
 _GRID = {'color': '#dddddd', 'linewidth': 0.8}
 _OWN, _OTHER, _ELSEWHERE = '#0072b2', '#d55e00', '#bbbbbb'
 
@@ -79,25 +81,20 @@ def draw_curves(curves, metric: str, file: pathlib.Path) -> page.Figure:
 
   Args:
     curves: {run: result of `read_curves`}.
-    metric: name of the metric in the right plot.
+    metric: name of the metric in the lower plot.
     file: file to write.
   """
-  plot, axes = subplots(1, 2, (11, 4))
+  plot, axes = subplots(2, 1, (7.5, 7.5))  # one above the other, for narrow screens
   names = labels(curves)
   for run, lines in curves.items():
-    style = {
-      'color': paper_figures.COLORS[run.network],
-      'label': names[run],
-      **line_style(run, curves),
-    }
+    style = {'label': names[run], **line_style(run, curves)}
     axes[0].plot(*lines[0].T, **style)
     axes[1].plot(*lines[1].T, marker='o', markersize=4, **style)
   axes[0].set_yscale('log')
   axes[0].set_ylabel('loss')
   paper_figures.show_per_cent(axes[1], metric)
-  for side in axes:
-    side.set_xlabel('step')
-  axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+  axes[1].set_xlabel('step')
+  axes[0].legend(loc='upper right', frameon=False)
   plot.savefig(file)
   return page.Figure(
     file.name, f'Training: the loss, and {paper_figures.title_of(metric)} of the validation split.'
@@ -222,14 +219,19 @@ def subplots(rows, columns, size):
   return plot, axes
 
 
-def _index_in_network(run, runs):
-  """Index of a run among the runs of its network."""
-  return [other for other in runs if other.network == run.network].index(run)
+def line_style(run, runs) -> dict:
+  """Colour and dashes of a run's line: its network's colour, unless two runs share a network."""
+  runs = list(runs)
+  if len({other.network for other in runs}) == len(runs):
+    return {'color': paper_figures.COLORS[run.network], 'linestyle': '-'}
+  return numbered_style(runs.index(run))
 
 
-def line_style(run, runs):
-  return {'linestyle': _STYLES[_index_in_network(run, runs) % len(_STYLES)]}
+def numbered_style(n: int) -> dict:
+  """Colour and dashes of the line with number n of many."""
+  return {'color': PALETTE[n % len(PALETTE)], 'linestyle': _DASHES[n // len(PALETTE) % 4]}
 
 
 def _hatch(run, runs):
-  return ('', '///', '...', 'xxx')[_index_in_network(run, runs) % 4]
+  same = [other for other in runs if other.network == run.network]
+  return ('', '///', '...', 'xxx')[same.index(run) % 4]
