@@ -4,7 +4,8 @@
 
 Half of the kills (SIGKILL) happen at a random time after the start, half while a checkpoint is
 being saved. Then the run is finished and compared, bit for bit, with a run that was never killed:
-parameters, batch statistics, optimizer state, step, and the loss of every step.
+parameters, batch statistics, optimizer state, step, and the loss of every step. Fields of the
+configuration follow after `--`, for example `-- --config.data.num_workers=1`.
 
   python -m benchmarks.kill_runs --restarts=300
 
@@ -80,9 +81,9 @@ def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
   )
 
 
-def finish(workdir, epochs: float):
+def finish(workdir, epochs: float, *more: str):
   """Runs the tiny run to its end."""
-  process = start(workdir, epochs)
+  process = start(workdir, epochs, *more)
   _, stderr = process.communicate()
   if process.returncode:
     raise RuntimeError(f'exit code {process.returncode}: {stderr}')
@@ -126,7 +127,6 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
 
 
 def main(argv):
-  del argv
   logging.getLogger('absl').setLevel(logging.ERROR)
   kills, restarts = flags.FLAGS.kills, flags.FLAGS.restarts
   with tempfile.TemporaryDirectory() as folder:
@@ -135,17 +135,17 @@ def main(argv):
       for total, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
         print(f'{total} starts: {restart(folder, times)}', flush=True)
       return
-    run(folder, kills, epochs=3.0 * kills, seed=flags.FLAGS.seed)
+    run(folder, kills, 3.0 * kills, flags.FLAGS.seed, *argv[1:])
 
 
-def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
+def run(folder: pathlib.Path, kills: int, epochs: float, seed: int, *more: str):
   """Raises AssertionError unless a run killed `kills` times ends like an uninterrupted run."""
   draw = random.Random(seed)
-  finish(folder / 'whole', epochs)
+  finish(folder / 'whole', epochs, *more)
   during_saves = 0
   workdir = folder / 'killed'
   for number in range(kills):
-    process = start(workdir, epochs)
+    process = start(workdir, epochs, *more)
     in_a_save = number % 2 == 1
     running = kill_in_a_save(process, workdir, draw) if in_a_save else kill_at_random(process, draw)
     assert running, f'the run ended before kill {number + 1}: {process.stderr.read()}'
@@ -153,7 +153,7 @@ def run(folder: pathlib.Path, kills: int, epochs: float, seed: int):
     interrupted_save = _saving(workdir)
     during_saves += interrupted_save
     print(f'kill {number + 1}: {"in a save" if interrupted_save else "between saves"}', flush=True)
-  finish(workdir, epochs)
+  finish(workdir, epochs, *more)
   arrays, losses = contents(folder / 'whole')
   assert (arrays, losses) == contents(workdir)
   whole, killed = (

@@ -126,7 +126,7 @@ def smaller(command):
     return f'{command} {TINY}'
   if 'main.py' not in command or '--config' not in command or 'mode=show' in command:
     return command
-  size = '(64,64)' if 'mpii' in command else '(128,96)'
+  size = '(64,64)' if 'configs/mpii' in command else '(128,96)'
   return (
     f'{command} --config.model.network=simple_baseline {TINY} {SHORT} {SMALL_INPUT} '
     f"'--config.data.image_size={size}'"

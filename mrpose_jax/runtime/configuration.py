@@ -216,6 +216,8 @@ def _log_mix(dataset):
       *(member.dataset.folder, 100 * share, size, share * len(trained) / size),
       '; '.join(f'{group}: {", ".join(found) or "none"}' for group, found in groups.items()),
     )
+  if all(not member.dataset.folder.samefile(dataset.folder) for member in dataset.mix):
+    log.info('data.mix: %s is evaluated on, not trained on', dataset.folder)
   untrained = [name for k, name in enumerate(names) if all(m.positions[k] < 0 for m in dataset.mix)]
   if untrained:
     log.warning(
