@@ -87,9 +87,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.augment.shift = 0.0
   # Probability of cropping only the upper or lower half of a person.
   config.augment.half_body = 0.0
-  # Largest changes of the factors on brightness, contrast and saturation.
+  # Largest change of the factor on the brightness.
   config.augment.brightness = 0.0
+  # Largest change of the factor on the contrast.
   config.augment.contrast = 0.0
+  # Largest change of the factor on the saturation.
   config.augment.saturation = 0.0
   # Largest turn of the hue, as a fraction of the colour circle.
   config.augment.hue = 0.0
