@@ -199,7 +199,7 @@ def parse_argument(argument: str | None, **defaults) -> ml_collections.ConfigDic
   return ml_collections.ConfigDict(values)
 
 
-def check_recipe(recipe: str):
-  """Raises ConfigError for a recipe that is neither the paper's text nor the released code's."""
-  if recipe not in RECIPES:
-    raise errors.ConfigError(f'unknown recipe {recipe!r}: use one of {", ".join(RECIPES)}')
+def check_recipe(recipe: str, possible: tuple[str, ...] = RECIPES):
+  """Raises ConfigError for a recipe that a config file does not have."""
+  if recipe not in possible:
+    raise errors.ConfigError(f'unknown recipe {recipe!r}: use one of {", ".join(possible)}')

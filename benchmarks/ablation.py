@@ -1,0 +1,127 @@
+"""Measures what each part of the strong recipe brings, on the people of LSPET.
+
+  python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source=LSPET --train=train \
+      --validation=val --data_dir=runs/lsp_data --aspect=1 --scale=0.5 --shift=0.1 --half_body
+  python -m benchmarks.ablation --data_dir=runs/lsp_data --output=runs/ablation
+
+Every row of ROWS is a training run of the baseline (configs/lsp.py:recipe=baseline) with other
+settings, once for each seed, with the same number of steps; rows of TESTS evaluate the baseline's
+checkpoints with other settings. Runs that are finished are not repeated. The table is printed and
+written to OUTPUT/ablation.md, also after each run. Fields of the configuration for all runs follow
+after `--`, for example `-- --config.train.epochs=1`.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from absl import app
+from absl import flags
+
+from mrpose_jax.runtime import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+METRICS = ('PCK@0.2', 'PCK@0.1', 'EPE')
+
+BASELINE = 'baseline'
+ALL = 'all together'
+ROWS = {
+  BASELINE: (),
+  'DARK: targets and decoding': ('data.codec=dark',),
+  'UDP, quarter offset': ('data.codec=udp', 'eval.offset=quarter'),
+  'UDP, decoding of DARK': ('data.codec=udp',),
+  'scale 0.5 to 1.5': ('augment.scale_range=(0.5,1.5)',),
+  'rotation with probability 0.6': ('augment.rotation_probability=0.6',),
+  'rotation up to 60 degrees': ('augment.rotation=60.0',),
+  'shift 0.1': ('augment.shift=0.1',),
+  'half-body 0.3': ('augment.half_body=0.3',),
+  'photometric jitter': (
+    *('augment.brightness=0.3', 'augment.contrast=0.3', 'augment.saturation=0.3'),
+    'augment.hue=0.05',
+  ),
+  'coarse dropout 0.5': ('augment.dropout=0.5',),
+  'warm-up and cosine': ('train.schedule=cosine', 'train.warmup_epochs=0.5'),
+  'AdamW': ('train.optimizer=adamw',),
+  'moving average': ('train.ema=0.998',),
+  'gradient clipping': ('train.gradient_clip=0.01',),
+  'hard keypoints (8 of 14)': ('train.hard_keypoints=8',),
+  'wider Gaussians (sigma 1.5)': ('data.sigma=1.5',),
+}
+TESTS = {
+  'decoding of DARK alone': ('eval.offset=dark',),
+  'three test scales': ('eval.scales=(0.85,1.0,1.2)',),
+  'no flip test': ('eval.flip_test=False',),
+}
+
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of the prepared people of LSPET.')
+_OUTPUT = flags.DEFINE_string('output', 'runs/ablation', 'Folder of the runs and the table.')
+_SEEDS = flags.DEFINE_multi_integer('seeds', [0, 1], 'Seeds of the runs of each row.')
+_ONLY = flags.DEFINE_multi_string('only', [], 'Rows to run, by the beginning of their names [all].')
+
+
+def main(arguments):
+  more = arguments[1:]
+  output = pathlib.Path(_OUTPUT.value)
+  output.mkdir(parents=True, exist_ok=True)
+  for seed in _SEEDS.value:
+    for row, settings in (ROWS | {ALL: None} | TESTS).items():
+      if not _ONLY.value or any(row.startswith(name) for name in _ONLY.value):
+        measure(row, settings, seed, output, more)
+        text = table(output)
+        (output / 'ablation.md').write_text(text, encoding='utf-8')
+  print(text)
+
+
+def measure(row: str, settings, seed: int, output: pathlib.Path, more: list[str]):
+  """Trains or evaluates a row with one seed, and stores its metrics; not if they are there."""
+  result = output / 'results' / f'{row}, seed {seed}.json'
+  if result.exists():
+    return
+  recipe = 'strong' if settings is None else 'baseline'
+  workdir = output / f'{BASELINE if row in TESTS else row}, seed {seed}'.replace(' ', '_')
+  command = [
+    *(sys.executable, str(ROOT / 'main.py'), f'--config={ROOT}/configs/lsp.py:recipe={recipe}'),
+    *(f'--workdir={workdir}', f'--config.data.data_dir={_DATA_DIR.value}'),
+    *(f'--config.seed={seed}', f'--config.eval.metrics={METRICS}', '--config.train.epochs=12'),
+    *more,
+    *(f'--config.{setting}' for setting in settings or ()),
+  ]
+  print(f'{row}, seed {seed}: {" ".join(command[1:])}', flush=True)
+  log = output / f'{result.stem}.log'
+  with open(log, 'w', encoding='utf-8') as file:
+    command += ['--mode=eval'] * (row in TESTS)
+    subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+  folder = pathlib.Path(
+    log.read_text(encoding='utf-8').split('predictions and pictures: ')[-1].strip()
+  )
+  result.parent.mkdir(exist_ok=True)
+  checkpoint.write_json(result, json.loads((folder / 'metrics.json').read_text()))
+
+
+def table(output: pathlib.Path) -> str:
+  """Markdown: the mean of each row over the seeds, its spread, and the gain over the baseline."""
+  results = {}
+  for row in (*ROWS, ALL, *TESTS):
+    files = sorted((output / 'results').glob(f'{row}, seed *.json'))
+    found = [json.loads(file.read_text()) for file in files]
+    if found:
+      results[row] = np.array([[metrics[name] for name in METRICS] for metrics in found])
+  lines = [
+    f'| | seeds | {" | ".join(METRICS)} | {" | ".join(f"gain in {name}" for name in METRICS)} |',
+    '|---' * (2 + 2 * len(METRICS)) + '|',
+  ]
+  for row, values in results.items():
+    mean, spread = values.mean(0), np.ptp(values, 0) / 2
+    cells = [f'{m:.2f} ± {s:.2f}' for m, s in zip(mean, spread)]
+    gains = [''] * len(METRICS)
+    if BASELINE in results and row != BASELINE:
+      gains = [f'{gain:+.2f}' for gain in mean - results[BASELINE].mean(0)]
+    lines.append(f'| {row} | {len(values)} | {" | ".join(cells)} | {" | ".join(gains)} |')
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('data_dir')
+  app.run(main)

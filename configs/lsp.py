@@ -1,0 +1,41 @@
+"""Leeds Sports Pose Extended (Johnson & Everingham, CVPR 2011), 128x128, on two CPU cores.
+
+  python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source=LSPET --train=train \
+      --validation=val --data_dir=runs/lsp_data --aspect=1 --scale=0.5 --shift=0.1 --half_body
+  python main.py --config=configs/lsp.py --workdir=runs/lsp --config.data.data_dir=runs/lsp_data
+
+LSPET in COCO's format; `python -m mrpose_jax.input_pipeline.convert` makes it of joints.mat.
+Arguments: recipe ('strong', or 'baseline', which is the paper's at this size), network, depth,
+width. docs/recipe.md has the results and what each part of the recipe brings.
+"""
+
+from mrpose_jax import defaults
+
+
+def get_config(argument=None):
+  given = defaults.parse_argument(
+    argument, recipe='strong', network='mrfeanet2', depth=18, width=32
+  )
+  defaults.check_recipe(given.recipe, ('strong', 'baseline'))
+  config = defaults.get_config()
+  config.model.network = given.network
+  config.model.depth = given.depth
+  config.model.width = given.width
+  config.data.image_size = (128, 128)
+  # Half of the paper's, because the resolution is half.
+  config.data.sigma = 1.0
+  config.train.batch_size = 32
+  config.train.epochs = 12.0
+  config.train.drop_epochs = (9.0, 11.0)
+  config.train.evaluate_every = 4.0
+  config.train.log_every = 50
+  config.eval.batch_size = 32
+  config.eval.metrics = ('PCK@0.2', 'PCK@0.1', 'EPE')
+  if given.recipe == 'strong':
+    config.data.codec = 'udp'
+    config.train.optimizer = 'adamw'
+    config.train.learning_rate = 2e-3
+    config.train.schedule = 'cosine'
+    config.train.warmup_epochs = 0.5
+    config.train.ema = 0.998
+  return config
