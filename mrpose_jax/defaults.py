@@ -199,6 +199,15 @@ def parse_argument(argument: str | None, **defaults) -> ml_collections.ConfigDic
   return ml_collections.ConfigDict(values)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+  """Parses '384x288' to (384, 288), height and width; raises ConfigError for other texts."""
+  try:
+    height, width = map(int, text.split('x'))
+  except ValueError as error:
+    raise errors.ConfigError(f'config argument size={text}: give HEIGHTxWIDTH') from error
+  return height, width
+
+
 def check_recipe(recipe: str, possible: tuple[str, ...] = RECIPES):
   """Raises ConfigError for a recipe that a config file does not have."""
   if recipe not in possible:

@@ -8,7 +8,9 @@ import re
 import pytest
 
 from configs import coco
+from configs import coco_strong
 from configs import custom
+from configs import lsp
 from configs import mpii
 from configs import quickstart
 from mrpose_jax import defaults
@@ -28,7 +30,7 @@ def fields(config):
   ]
 
 
-@pytest.mark.parametrize('module', [coco, custom, mpii, quickstart])
+@pytest.mark.parametrize('module', [coco, coco_strong, custom, lsp, mpii, quickstart])
 def test_each_configuration_has_the_same_fields(module):
   assert fields(module.get_config()) == fields(defaults.get_config())
 
@@ -53,6 +55,36 @@ def test_the_papers_recipes():
     assert config.train.drop_factor == 0.1
     assert (config.augment.rotation, config.augment.scale) == (30, scale)
     assert config.data.sigma == 2
+
+
+def test_the_papers_configurations_have_no_part_of_a_stronger_recipe():
+  """configs/coco.py and mpii.py change nothing but size, augmentation and schedule."""
+  default = defaults.get_config()
+  assert default.data.codec == 'paper'
+  assert (default.train.optimizer, default.train.schedule) == ('adam', 'piecewise')
+  off = ('shift', 'half_body', 'brightness', 'contrast', 'saturation', 'hue', 'dropout')
+  assert not any(default.augment[name] for name in (*off, 'scale_range'))
+  off = ('warmup_epochs', 'gradient_clip', 'hard_keypoints', 'ema')
+  assert not any(default.train[name] for name in off)
+  for config in (coco.get_config(), mpii.get_config()):
+    changed = {
+      f'{section}.{name}'
+      for section in ('model', 'data', 'augment', 'train', 'eval')
+      for name, value in config[section].items()
+      if value != default[section][name]
+    }
+    allowed = 'model.network augment.scale data.name data.image_size train.epochs train.drop_epochs'
+    assert changed <= {*allowed.split(), 'eval.canvas'}
+
+
+def test_the_strong_recipe_at_two_sizes():
+  large = coco_strong.get_config('depth=101,size=384x288')
+  assert (large.model.depth, large.data.image_size, large.data.sigma) == (101, (384, 288), 3.0)
+  assert coco_strong.get_config().data.image_size == (256, 192)
+  with pytest.raises(errors.ConfigError, match='size=big: give HEIGHTxWIDTH'):
+    coco_strong.get_config('size=big')
+  with pytest.raises(errors.ConfigError, match="unknown recipe 'strongest': use one of strong"):
+    lsp.get_config('recipe=strongest')
 
 
 def test_the_released_recipe():
