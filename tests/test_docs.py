@@ -7,14 +7,23 @@ import shlex
 import pytest
 
 from configs import coco
+from configs import coco_strong
 from configs import custom
+from configs import lsp
 from configs import mpii
 from configs import quickstart
 from mrpose_jax import defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-CONFIGS = {'coco': coco, 'custom': custom, 'mpii': mpii, 'quickstart': quickstart}
+CONFIGS = {
+  'coco': coco,
+  'coco_strong': coco_strong,
+  'custom': custom,
+  'lsp': lsp,
+  'mpii': mpii,
+  'quickstart': quickstart,
+}
 # Program -> files that define its flags.
 SOURCES = {
   'main.py': ('mrpose_jax/__main__.py', 'mrpose_jax/command_line.py'),
