@@ -47,6 +47,7 @@ def render_scene(seed: int) -> tuple[np.ndarray, list[dict]]:
       box: [x, y, width, height] in pixels, tight around the person's own pixels in the frame,
         including those hidden by others.
       area: number of these pixels.
+      mask: bool [H, W], the person's pixels that nothing hides.
   """
   rng = np.random.default_rng(seed)
   long, short = rng.integers(256, 385), rng.integers(208, 289)
@@ -75,7 +76,13 @@ def render_scene(seed: int) -> tuple[np.ndarray, list[dict]]:
       continue
     x, y = int(columns[0]), int(rows[0])
     box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-    people.append({'keypoints': keypoints, 'visible': visible, 'box': box, 'area': int(mask.sum())})
+    people.append({
+      'keypoints': keypoints,
+      'visible': visible,
+      'box': box,
+      'area': int(mask.sum()),
+      'mask': (canvas.ids - 1) // len(figures.PARTS) == person,
+    })  # fmt: skip
   return _photograph(rng, canvas.rgb), people
 
 

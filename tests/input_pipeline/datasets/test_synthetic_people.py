@@ -51,6 +51,22 @@ def test_a_seed_fixes_the_scene():
   assert image.shape != other.shape or (image != other).any()
 
 
+def test_masks_hold_what_is_visible(scenes):
+  """Masks of a scene are disjoint, lie in the boxes, and hold all keypoints that are visible."""
+  hidden = 0
+  for image, people in scenes:
+    assert sum(person['mask'].astype(int) for person in people).max() <= 1
+    for person in people:
+      x, y, width, height = person['box']
+      in_box = person['mask'][y : y + height, x : x + width].sum()
+      assert person['mask'].shape == image.shape[:2]
+      assert person['mask'].sum() == in_box <= person['area']
+      hidden += person['area'] - in_box
+      columns, rows = np.round(person['keypoints'][person['visible'] == 2]).astype(int).T
+      assert person['mask'][rows, columns].all()
+  assert hidden > 0
+
+
 def test_shapes_and_types(scenes):
   for image, people in scenes:
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
