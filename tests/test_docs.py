@@ -12,6 +12,7 @@ from configs import custom
 from configs import lsp
 from configs import mpii
 from configs import quickstart
+from examples import masks_config
 from mrpose_jax import defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,6 +22,7 @@ CONFIGS = {
   'coco_strong': coco_strong,
   'custom': custom,
   'lsp': lsp,
+  'masks_config': masks_config,
   'mpii': mpii,
   'quickstart': quickstart,
 }
@@ -35,6 +37,7 @@ SOURCES = {
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
   'benchmarks': ('benchmarks/__main__.py',),
   'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
+  'examples.masks': ('examples/masks.py', 'mrpose_jax/command_line.py'),
   'examples.mice': ('examples/mice.py',),
 }
 
@@ -81,7 +84,7 @@ def check(command):
     if name == 'config' and value not in ('...', 'FILE'):
       file, _, argument = value.partition(':')
       module = CONFIGS[pathlib.Path(file).stem]
-      module.get_config(None if argument.isupper() else argument or None)
+      module.get_config(*([] if argument.isupper() or not argument else [argument]))
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
