@@ -37,6 +37,7 @@ SOURCES = {
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
   'benchmarks': ('benchmarks/__main__.py',),
   'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
+  'benchmarks.beside_torch': ('benchmarks/beside_torch.py', 'mrpose_jax/command_line.py'),
   'examples.masks': ('examples/masks.py', 'mrpose_jax/command_line.py'),
   'examples.mice': ('examples/mice.py',),
 }
