@@ -32,9 +32,6 @@ from jax import numpy as jnp
 
 import mrpose_jax
 from benchmarks import torch_networks
-from input_pipeline.device import augment
-from input_pipeline.host import loader
-from input_pipeline.host import prepared_data
 from mrpose_jax import command_line
 from mrpose_jax import defaults
 from mrpose_jax import errors
@@ -44,7 +41,8 @@ from mrpose_jax import skeletons
 from mrpose_jax import tables
 from mrpose_jax import train
 from mrpose_jax import training_step
-from mrpose_jax.metrics import pck
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
@@ -58,7 +56,8 @@ COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7')  # of the seeds
 FOLLOWED = {
   'model': ('network', 'depth', 'width', 'channel_order', 'pretrained', 'precision'),
   'train': (
-    *('batch_size', 'epochs', 'learning_rate', 'drop_epochs', 'drop_factor', 'evaluate_every'),
+    *('batch_size', 'epochs', 'learning_rate', 'schedule', 'warmup_epochs', 'drop_epochs'),
+    *('drop_factor', 'evaluate_every'),
     *('log_every', 'checkpoint_every', 'profile_steps', 'allow_other_data', 'wandb'),
   ),
 }
@@ -92,17 +91,16 @@ def run_seed(config: ml_collections.ConfigDict, seed: int, output: pathlib.Path)
 
   Raises:
     ConfigError: the file of this run exists.
-    DataError: the data cannot be used, or have no left shoulder and right hip.
+    DataError: the data cannot be used.
     DivergedError: a loss is not finite.
   """
   config = config.copy_and_resolve_references()
   config.seed = seed
+  config.eval.update({'metrics': (METRIC,), 'primary': ''})
   file = output / f'{config.model.network}_{seed}.json'
   if file.exists():
     raise errors.ConfigError(f'{file} exists; choose another --output, or move it away')
   dataset = configuration.open_dataset(config)
-  if not {'left_shoulder', 'right_hip'} <= set(dataset.skeleton.keypoints):
-    raise errors.DataError(f'{dataset.folder}: PCK needs the keypoints left_shoulder and right_hip')
   run = train.build(config, dataset, output)
   network = initial_network(run)
   adam = torch.optim.Adam(network.parameters(), lr=config.train.learning_rate)
@@ -129,8 +127,9 @@ def run_seed(config: ml_collections.ConfigDict, seed: int, output: pathlib.Path)
       predictions = evaluate.predict_split(
         *(predict_step, {}, dataset, run.detections, config, run.mesh)
       )
-      curve[METRIC].append([step, pck_of(predictions, dataset)])
-      print(f'{file.stem}: step {step}, {METRIC} {curve[METRIC][-1][1]:.1f}', flush=True)
+      metrics = evaluate.score(predictions, dataset, config).metrics
+      curve[METRIC].append([step, metrics[METRIC]])
+      print(f'{file.stem}: step {step}, {tables.one_line(metrics)}', flush=True)
       checkpoint.write_json(file, curve)
   return curve
 
@@ -200,19 +199,6 @@ def to_torch(array: jax.Array) -> torch.Tensor:
   return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2)
 
 
-def pck_of(predictions: dict[str, np.ndarray], dataset: prepared_data.Dataset) -> float:
-  """PCK@0.2 by torso, in per cent, of people who are all annotated, see `metrics.pck`."""
-  truth = {}
-  for record in dataset.source('validation'):
-    people = record['people']
-    for i, person_id in enumerate(np.asarray(people['person_id']).tolist()):
-      truth[person_id] = people['keypoints'][i], people['visible'][i]
-  rows = [truth[person_id] for person_id in predictions['person_ids'].tolist()]
-  target, visible = (np.stack(column) for column in zip(*rows))
-  length = pck.torso_length(target, visible, dataset.skeleton)
-  return pck.pck(predictions['keypoints'][..., :2], target, length, visible, 0.2)['Mean']
-
-
 def read_workdir(workdir: pathlib.Path) -> dict:
   """Reads the curve of a run of main.py, in the form that `run_seed` returns.
 
@@ -225,7 +211,10 @@ def read_workdir(workdir: pathlib.Path) -> dict:
   lines = metric_writer.read(workdir / 'metrics.jsonl', math.inf)
   points = [[line['step'], line[f'eval/{METRIC}']] for line in lines if f'eval/{METRIC}' in line]
   if not points:
-    raise errors.DataError(f'{workdir}/metrics.jsonl: no evaluation with {METRIC}')
+    raise errors.DataError(
+      f'{workdir}/metrics.jsonl: no evaluation with {METRIC}; train with '
+      f'--config.eval.metrics={METRIC}'
+    )
   return {'network': stored['model']['network'], 'seed': stored['seed'], METRIC: points}
 
 

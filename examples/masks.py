@@ -4,9 +4,9 @@
 
 The paper names image segmentation as future work (section V). Here the encoder and the decoder of
 `mrpose_jax.models` get a head for masks and are otherwise used as they are. The pictures and their
-masks are drawn by `input_pipeline.datasets.synthetic`; the crops and their augmentation are those
-of the pose networks. The command prints the intersection over union (IoU) with the true masks of
-the validation people, beside that of two baselines, and writes a picture of some predictions.
+masks are drawn (`input_pipeline/datasets/synthetic`); the crops and their augmentation are those of
+the pose networks. The command prints the intersection over union (IoU) with the true masks of the
+validation people, beside that of two baselines, and writes a picture of some predictions.
 """
 
 import functools
@@ -23,16 +23,16 @@ from flax import linen as nn
 from jax import numpy as jnp
 from PIL import Image
 
-from input_pipeline.datasets import workers
-from input_pipeline.datasets.synthetic import synthetic_people
-from input_pipeline.device import augment
-from input_pipeline.device import geometry
-from input_pipeline.device import warp
-from input_pipeline.host import cores
 from mrpose_jax import command_line
 from mrpose_jax import errors
 from mrpose_jax import tables
 from mrpose_jax import visualize
+from mrpose_jax.input_pipeline.datasets import workers
+from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.device import geometry
+from mrpose_jax.input_pipeline.device import warp
+from mrpose_jax.input_pipeline.host import cores
 from mrpose_jax.models import decoders
 from mrpose_jax.models import layers
 from mrpose_jax.models import resnet

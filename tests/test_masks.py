@@ -11,9 +11,9 @@ from PIL import Image
 
 from examples import masks
 from examples import masks_config
-from input_pipeline.device import augment
 from mrpose_jax import errors
 from mrpose_jax import training_step
+from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.models import decoders
 from mrpose_jax.models import pose_network
 from tests import test_docs
