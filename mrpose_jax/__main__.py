@@ -23,7 +23,10 @@ _MODE = flags.DEFINE_enum(
   'Task to run.',
 )
 _INPUT = flags.DEFINE_string(
-  'input', None, "predict: images, a video, a camera's number or a URL. import: weights."
+  'input',
+  None,
+  "predict: images, a video, a camera's number or a URL. import: weights, a published folder or "
+  'hf://owner/name.',
 )
 _OUTPUT = flags.DEFINE_string(
   'output',
@@ -72,8 +75,9 @@ def run(arguments):
   workdir = command_line.given(_WORKDIR, 'the folder of the run')
   if workdir.startswith('hf://') and _MODE.value not in ('predict', 'export'):
     raise errors.ConfigError(
-      f'--workdir={workdir}: --mode={_MODE.value} needs the folder of a run; start one from these '
-      f'weights with --config.model.pretrained={workdir}'
+      f'--workdir={workdir}: --mode={_MODE.value} needs the folder of a run; start training from '
+      f'these weights with --config.model.pretrained={workdir}, or make them a run with '
+      f'--mode=import --input={workdir}'
     )
   if not _start(together=_MODE.value in ('train', 'eval')):
     return None  # process 0 alone predicts, exports and imports

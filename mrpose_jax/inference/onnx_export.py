@@ -39,12 +39,13 @@ def to_onnx(predictor: predictors.Predictor, decode: bool) -> onnx.ModelProto:
   codec = predict.codec_of(config)
 
   def to_heatmaps(crops):
-    inputs = augment.normalize(crops.astype(jnp.float32), config.model.channel_order)
+    inputs = augment.normalize(crops, config.model.channel_order)
     return network.apply(predictor.variables, inputs, train=False)
 
   graph = onnx_graphs.Graph()
-  crops = graph.add('Transpose', 'images', name='to_nchw', perm=[0, 3, 1, 2])
-  heatmaps = graph.trace(to_heatmaps, crops, (1, *codec.image_size, 3), jnp.uint8)
+  crops = graph.add('Cast', 'images', name='to_float', to=_FLOAT)  # TensorRT only casts uint8
+  crops = graph.add('Transpose', crops, name='to_nchw', perm=[0, 3, 1, 2])
+  heatmaps = graph.trace(to_heatmaps, crops, (1, *codec.image_size, 3), jnp.float32)
   k, value_info = predictor.skeleton.num_keypoints, onnx.helper.make_tensor_value_info
   if decode:
     keypoints, scores = add_decoding(graph, heatmaps, codec)

@@ -1,4 +1,4 @@
-"""Imports PyTorch weights into a workdir (--mode=import), and loads initial weights of a run."""
+"""Imports weights into a workdir (--mode=import), and loads initial weights of a run."""
 
 import dataclasses
 import logging
@@ -34,10 +34,11 @@ def import_weights(
 
   Args:
     config: configuration of the network and its data set; coco and mpii need not be prepared.
-    weights: path of the weights file, see `torch_files.import_torch_weights`.
+    weights: path of the weights file, see `torch_files.import_torch_weights`, or a network of this
+      project such as a published one, see `predictors.load_predictor`.
     workdir: a new folder.
     channel_order: 'rgb' or 'bgr'; by default derived from the file, see
-      `torch_files.channel_order_of`.
+      `torch_files.channel_order_of`. A network of this project keeps its own.
 
   Raises:
     CheckpointError: the weights do not fit, or the workdir already holds a run.
@@ -46,13 +47,20 @@ def import_weights(
   workdir = pathlib.Path(workdir).expanduser().absolute()
   if (workdir / 'checkpoints').exists():
     raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
-  skeleton = KNOWN_SKELETONS.get(config.data.name)
-  if skeleton is None:
-    skeleton = configuration.open_dataset(config).skeleton
-  tensors = torch_files.read(weights)
-  config.model.channel_order = channel_order or torch_files.channel_order_of(tensors)
-  model = predict.model_of(config, skeleton.num_keypoints)
-  variables = jax.device_put(torch_files.import_torch_weights(tensors, model))
+  if _is_network(weights):
+    variables, meta, _ = predictors.restore(weights)
+    configuration.match_workdir(config, meta['config'], weights)
+    skeleton, crops = meta['skeleton'], meta['crops']
+  else:
+    skeleton = KNOWN_SKELETONS.get(config.data.name)
+    if skeleton is None:
+      skeleton = configuration.open_dataset(config).skeleton
+    tensors = torch_files.read(weights)
+    config.model.channel_order = channel_order or torch_files.channel_order_of(tensors)
+    model = predict.model_of(config, skeleton.num_keypoints)
+    variables = jax.device_put(torch_files.import_torch_weights(tensors, model))
+    height, width = config.data.image_size
+    skeleton, crops = dataclasses.asdict(skeleton), {'aspect': width / height, 'padding': PADDING}
   optimizer = optimizers.optimizer_of(config.train, lambda step: config.train.learning_rate)
   state = training_step.TrainState(
     step=jax.numpy.zeros((), jax.numpy.int32),
@@ -61,13 +69,7 @@ def import_weights(
     opt_state=optimizer.init(variables['params']),
     diverged=jax.numpy.zeros((), bool),
   )
-  height, width = config.data.image_size
-  meta = {
-    'config': config.to_dict(),
-    'skeleton': dataclasses.asdict(skeleton),
-    'crops': {'aspect': width / height, 'padding': PADDING},
-    'iterator': None,
-  }
+  meta = {'config': config.to_dict(), 'skeleton': skeleton, 'crops': crops, 'iterator': None}
   workdir.mkdir(parents=True, exist_ok=True)
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   checkpoints.save(0, state, meta)

@@ -1,6 +1,8 @@
 """The exported ONNX model in ONNX Runtime: equal to the Predictor, and described by itself."""
 
 import json
+import pathlib
+import re
 import sys
 
 import jax
@@ -103,6 +105,24 @@ def test_keypoints_of_the_predictor():
   expected = np.concatenate([predictor(crop, BOX[None]) for crop in crops])
   np.testing.assert_allclose(keypoints, expected[..., :2], atol=1e-4)
   np.testing.assert_allclose(scores, expected[..., 2], atol=1e-4)
+
+
+def test_the_program_of_the_page(tmp_path, monkeypatch):
+  """It crops as the predictor does, but rounds to whole numbers, which moves few of the peaks."""
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'deployment.md'
+  [program] = re.findall(r'^```python\n(import json.*?)^```$', page.read_text(), re.M | re.S)
+  predictor = make_predictor('simple_baseline', 18)
+  onnx.save(onnx_export.to_onnx(predictor, decode=True), tmp_path / 'pose.onnx')
+  monkeypatch.chdir(tmp_path)
+  image = R.integers(0, 256, (15, 20, 3), np.uint8).repeat(10, 0).repeat(10, 1)  # 200 wide
+  for box in ([30.5, 20.25, 70, 80], [80, 30, 90.5, 60]):  # a tall and a wide one
+    names = {'image': image, 'boxes': np.array([box], np.float32)}
+    exec(program, names)
+    [expected] = predictor(image, [box])
+    moved = np.abs(names['in_image'] - expected[:, :2]).max(-1)
+    assert names['names'] == list(skeletons.COCO.keypoints)
+    assert (moved < 1e-3).sum() >= 14, moved
+    np.testing.assert_allclose(names['scores'][0], expected[:, 2], atol=0.01)
 
 
 def test_any_number_of_people():

@@ -17,10 +17,13 @@ from mrpose_jax.weights import publishing
 from tests.helpers import fake_hub
 from tests.helpers import tiny_run
 
-# Prints a JSON list with the first number of each network's head, or the error.
+# Prints a JSON list with the kernel of each network's head, or the error, and with the kernel that
+# training would start from.
 CODE = """
 import json, sys
+import mrpose_jax
 from mrpose_jax import errors, predictors
+from mrpose_jax.weights import importing
 results = []
 for source in sys.argv[1:]:
   try:
@@ -28,6 +31,9 @@ for source in sys.argv[1:]:
     results.append(variables['params']['decoder']['head']['kernel'].ravel().tolist())
   except errors.CheckpointError as error:
     results.append(str(error))
+model = mrpose_jax.create_model('simple_baseline', 18, width=4)
+variables = importing.pretrained(sys.argv[1], model, 'rgb')
+results.append(variables['params']['decoder']['head']['kernel'].ravel().tolist())
 print(json.dumps(results))
 """
 
@@ -95,6 +101,11 @@ def test_downloads_to_the_bit(networks):
   heads = networks['heads']
   assert heads['main'] != heads['v1']
   assert networks['online'][:2] == [heads['main'], heads['v1']]
+
+
+def test_initial_weights(networks):
+  for results in ('online', 'offline', 'unreachable'):
+    assert networks[results][-1] == networks['heads']['main']
 
 
 def test_what_the_hub_does_not_have_is_one_line(networks):

@@ -10,6 +10,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 import mrpose_jax
+from configs import custom
 from mrpose_jax import errors
 from mrpose_jax import predictors
 from mrpose_jax.weights import importing
@@ -60,6 +61,23 @@ def test_predictor_and_initial_weights(workdir, folder):
   model = mrpose_jax.create_model('mrfeanet2', 18, num_keypoints=17, width=4)
   starts = [importing.pretrained(str(source), model, 'rgb') for source in (workdir, folder)]
   assert_same_bits(*starts)
+
+
+def test_becomes_a_workdir_again(folder, tmp_path):
+  """For example to evaluate it."""
+  config = custom.get_config('mrfeanet2,width=4')
+  config.data.image_size = (64, 64)
+  importing.import_weights(config, str(folder), tmp_path / 'run')
+  (variables, meta, _), (expected, expected_meta, _) = map(
+    predictors.restore, (tmp_path / 'run', folder)
+  )
+  assert_same_bits(variables, expected)
+  assert meta['skeleton'] == expected_meta['skeleton']
+  assert meta['crops'] == expected_meta['crops']
+  config = custom.get_config('mrheatnet1,width=4')
+  with pytest.raises(errors.CheckpointError, match="network is 'mrfeanet2' in"):
+    importing.import_weights(config, str(folder), tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()
 
 
 def test_files(folder):
