@@ -244,13 +244,12 @@ def _taylor_offset(heatmaps, x, y):
 
 def _smooth(heatmaps, sigma):
   """Convolves heatmaps [..., H, W, K] with a Gaussian that is cut off at 4 sigma; zero outside."""
+  rows, columns = (smoothing_matrix(size, sigma) for size in heatmaps.shape[-3:-1])
+  return jnp.einsum('yh,xw,...hwk->...yxk', rows, columns, heatmaps, precision='highest')
 
-  def matrix(size):
-    distance = np.subtract.outer(np.arange(size), np.arange(size))
-    kernel = np.exp(-np.square(distance) / (2 * sigma**2)) * (np.abs(distance) <= 4 * sigma)
-    return jnp.asarray(kernel / (sigma * np.sqrt(2 * np.pi)), jnp.float32)
 
-  height, width, _ = heatmaps.shape[-3:]
-  return jnp.einsum(
-    'yh,xw,...hwk->...yxk', matrix(height), matrix(width), heatmaps, precision='highest'
-  )
+def smoothing_matrix(size: int, sigma: float) -> np.ndarray:
+  """[size, size] float32, which convolves a row with a Gaussian that is cut off at 4 sigma."""
+  distance = np.subtract.outer(np.arange(size), np.arange(size))
+  kernel = np.exp(-np.square(distance) / (2 * sigma**2)) * (np.abs(distance) <= 4 * sigma)
+  return np.float32(kernel / (sigma * np.sqrt(2 * np.pi)))

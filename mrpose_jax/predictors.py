@@ -14,6 +14,7 @@ from PIL import Image
 
 from mrpose_jax import box_inputs
 from mrpose_jax import defaults
+from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
@@ -295,6 +296,8 @@ def restore(
   if published.is_published(folder):
     variables, meta = published.read(folder, _shapes_of)
     meta['config'] = _complete(meta['config'])
+    if ema is not None:
+      raise errors.CheckpointError(f'{source}: holds one set of variables; leave out ema={ema}')
     return jax.device_put(variables, place), meta, meta['step']
   workdir, step = checkpoint.locate(folder)
   checkpoints = checkpoint.Checkpoints(workdir)

@@ -20,6 +20,14 @@ from mrpose_jax import predictors
 from mrpose_jax.inference import onnx_graphs
 from mrpose_jax.input_pipeline.device import augment
 
+# Weights of the 3x3 pixels around a peak, row by row, for derivatives of first and second order.
+_DIFFERENCES = {
+  'x': np.float32([[0, 0, 0], [-1, 0, 1], [0, 0, 0]]) / 2,
+  'y': np.float32([[0, -1, 0], [0, 0, 0], [0, 1, 0]]) / 2,
+  'xx': np.float32([[0, 0, 0], [1, -2, 1], [0, 0, 0]]),
+  'yy': np.float32([[0, 1, 0], [0, -2, 0], [0, 1, 0]]),
+  'xy': np.float32([[1, 0, -1], [0, 0, 0], [-1, 0, 1]]) / 4,
+}
 _FLOAT, _UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
 
@@ -83,7 +91,7 @@ def _metadata(predictor, codec) -> dict[str, str]:
     'keypoints': predictor.skeleton.keypoints,
     'skeleton': dataclasses.asdict(predictor.skeleton),
     'codec': {'name': type(codec).__name__} | dataclasses.asdict(codec),
-    'crops': predictor.crops,
+    'crops': predictor.crops | {'extent': codec.crop_extent},
     'input': 'uint8 [N, height, width, 3] RGB; normalisation is inside',
     'mean': (255 * augment.MEAN).tolist(),
     'std': (255 * augment.STD).tolist(),
@@ -108,38 +116,85 @@ def add_decoding(graph: onnx_graphs.Graph, heatmaps: str, codec: codecs.Codec) -
   Raises:
     ConfigError: the codec decodes in another way than those known here.
   """
-  if type(codec) is not codecs.Codec or codec.offset not in ('quarter', 'none'):
+  if type(codec) not in codecs.CODECS.values() or codec.offset not in codecs.OFFSETS:
     raise errors.ConfigError(
       f"--export_decode: the peaks of this run's heatmaps ({codec}) cannot be decoded in ONNX; "
       'leave it out, and decode the heatmaps outside'
     )
-  height, width = codec.heatmap_size
-  flat = graph.add(
-    'Reshape', heatmaps, np.array([0, 0, height * width]), name='flat'
-  )  # [N, K, H W]
+  _, width = codec.heatmap_size
+  flat = _flat(graph, heatmaps, codec)
   scores = graph.add('ReduceMax', flat, name='scores', axes=[-1], keepdims=0)  # [N, K]
   peak = graph.add('ArgMax', flat, name='peak', axis=-1)  # [N, K, 1]
   y = graph.add('Div', peak, np.array(width), name='y')
   x = graph.add('Sub', peak, graph.add('Mul', y, np.array(width)), name='x')
-  points = graph.add('Concat', x, y, name='points', axis=-1)  # [N, K, 2]
-  position = graph.add('Cast', points, name='position', to=_FLOAT)
+  pixel = graph.add('Concat', x, y, name='pixel', axis=-1)  # [N, K, 2]
+  position = graph.add('Cast', pixel, name='position', to=_FLOAT)
   if codec.offset == 'quarter':
-    # As in the released code, peaks on the first two rows and columns or on the last stay.
-    after_first = graph.add('Greater', points, np.array(1))
-    before_last = graph.add('Less', points, np.array([width - 1, height - 1]))
-    inside = graph.add('Cast', graph.add('And', after_first, before_last), to=_FLOAT)
-    inside = graph.add('ReduceMin', inside, name='inside', axes=[-1])  # [N, K, 1]
-    moves, last = np.array([1, width]), np.array(height * width - 1)
-    right_below = graph.add('Min', graph.add('Add', peak, moves), last)
-    left_above = graph.add('Max', graph.add('Sub', peak, moves), np.array(0))
-    high, low = (
-      graph.add('GatherElements', flat, index, axis=-1) for index in (right_below, left_above)
-    )
-    direction = graph.add('Sign', graph.add('Sub', high, low), name='direction')  # [N, K, 2]
-    quarter = graph.add('Mul', direction, np.float32(0.25)[None])
-    position = graph.add('Add', position, graph.add('Mul', quarter, inside), name='refined')
+    offset = _quarter_offset(graph, flat, peak, pixel, codec)
+    position = graph.add('Add', position, offset, name='refined')
+  elif codec.offset == 'dark':
+    offset = _taylor_offset(graph, heatmaps, peak, pixel, codec)
+    position = graph.add('Add', position, offset, name='refined')
   found = graph.add('Greater', scores, np.float32([0]))
   found = graph.add('Cast', found, name='found', to=_FLOAT)
   found = graph.add('Unsqueeze', found, np.array([-1]))  # [N, K, 1]
-  stride = np.float32([codec.image_size[1] / width, codec.image_size[0] / height])
+  stride = np.divide(codec.crop_extent, codec.heatmap_extent, dtype=np.float32)[::-1]
   return graph.add('Mul', graph.add('Mul', position, found), stride), scores
+
+
+def _flat(graph, heatmaps, codec):
+  """[N, K, H, W] -> [N, K, H W]; zeros in the shape keep N and K."""
+  height, width = codec.heatmap_size
+  return graph.add('Reshape', heatmaps, np.array([0, 0, height * width]), name='flat')
+
+
+def _inside(graph, pixel, first, codec):
+  """1 for pixels [N, K, 2] from `first` up to the last but one in both directions: [N, K, 1]."""
+  height, width = codec.heatmap_size
+  after = graph.add('Greater', pixel, np.array(first - 1))
+  before = graph.add('Less', pixel, np.array([width - 1, height - 1]))
+  inside = graph.add('Cast', graph.add('And', after, before), to=_FLOAT)
+  return graph.add('ReduceMin', inside, name='inside', axes=[-1])
+
+
+def _derivatives(graph, flat, peak, names, codec):
+  """Central differences at peaks [N, K, 1] of flat heatmaps, by name of _DIFFERENCES: [N, K, D]."""
+  height, width = codec.heatmap_size
+  moves = np.array([dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+  around = graph.add('Max', graph.add('Add', peak, moves), np.array(0))
+  around = graph.add('Min', around, np.array(height * width - 1))
+  values = graph.add('GatherElements', flat, around, name='around', axis=-1)  # [N, K, 9]
+  differences = np.stack([_DIFFERENCES[name].ravel() for name in names], 1)  # [9, D]
+  return graph.add('MatMul', values, differences, name='derivatives')
+
+
+def _quarter_offset(graph, flat, peak, pixel, codec):
+  """See `codecs`: a quarter of a pixel towards the higher neighbour, [N, K, 2]."""
+  slope = _derivatives(graph, flat, peak, ('x', 'y'), codec)
+  quarter = graph.add('Mul', graph.add('Sign', slope), np.float32([0.25]))
+  return graph.add('Mul', quarter, _inside(graph, pixel, 2, codec))
+
+
+def _taylor_offset(graph, heatmaps, peak, pixel, codec):
+  """See `codecs`: -H^-1 g of the logarithm of the smoothed heatmaps, [N, K, 2]."""
+  rows, columns = (codecs.smoothing_matrix(size, codec.sigma) for size in codec.heatmap_size)
+  smooth = graph.add('MatMul', graph.add('MatMul', rows, heatmaps), columns)
+  log = graph.add('Log', graph.add('Max', smooth, np.float32([1e-10])), name='log')
+  log = _flat(graph, log, codec)
+  both = _derivatives(graph, log, peak, ('x', 'y', 'xx', 'yy', 'xy'), codec)
+  g_x, g_y, h_xx, h_yy, h_xy = (
+    graph.add('Slice', both, np.array([i]), np.array([i + 1]), np.array([2])) for i in range(5)
+  )
+
+  def minus(a, b, c, d):  # a b - c d
+    return graph.add('Sub', graph.add('Mul', a, b), graph.add('Mul', c, d))
+
+  determinant = minus(h_xx, h_yy, h_xy, h_xy)
+  inside = graph.add('Greater', _inside(graph, pixel, 1, codec), np.float32([0]))
+  bends = graph.add('Less', h_xx, np.float32([0]))
+  has_maximum = graph.add('And', bends, graph.add('Greater', determinant, np.float32([0])))
+  has_maximum = graph.add('And', has_maximum, inside)
+  determinant = graph.add('Where', has_maximum, determinant, np.float32([1]))
+  step = graph.add('Concat', minus(h_xy, g_y, h_yy, g_x), minus(h_xy, g_x, h_xx, g_y), axis=-1)
+  step = graph.add('Div', step, determinant, name='step')
+  return graph.add('Where', has_maximum, step, np.float32([0]))

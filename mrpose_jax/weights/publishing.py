@@ -18,6 +18,7 @@ from mrpose_jax.weights import published
 # Fields that name files and accounts of the person who trained the network.
 _PERSONAL = (
   ('data', 'data_dir'),
+  ('data', 'mix'),
   ('eval', 'detections'),
   ('model', 'pretrained'),
   ('train', 'wandb'),
@@ -25,9 +26,12 @@ _PERSONAL = (
 # Fields that the model card lists.
 _RECIPE = {
   'model': ('network', 'depth', 'width', 'dtype', 'channel_order'),
-  'data': ('name', 'image_size', 'sigma'),
-  'augment': ('rotation', 'scale', 'flip', 'draw'),
-  'train': ('batch_size', 'epochs', 'learning_rate', 'drop_epochs', 'drop_factor'),
+  'data': ('name', 'image_size', 'codec', 'sigma'),
+  'augment': tuple(defaults.get_config().augment),
+  'train': (
+    *('batch_size', 'epochs', 'optimizer', 'weight_decay', 'learning_rate', 'warmup_epochs'),
+    *('schedule', 'drop_epochs', 'drop_factor', 'gradient_clip', 'hard_keypoints', 'ema'),
+  ),
 }
 _CITATION = """@inproceedings{tran2020simple,
   title     = {Simple Multi-Resolution Representation Learning for Human Pose Estimation},
@@ -64,10 +68,8 @@ def publish(workdir: str | os.PathLike, output: str | os.PathLike):
   published.write(folder, jax.device_get(variables), meta, text)
   size = sum((folder / name).stat().st_size for name in published.FILES)
   print(f'{folder}: {size / 1e6:.1f} MB, step {step}')
-  print(
-    f'complete the license in {folder / published.CARD}; `hf upload OWNER/NAME {folder}` shares'
-  )
-  print('it, and load_predictor takes the folder or hf://OWNER/NAME')
+  print(f'choose the license in {folder / published.CARD}')
+  print(f'then `hf upload OWNER/NAME {folder}` shares it as hf://OWNER/NAME')
 
 
 def without_personal_fields(config: dict) -> dict:
@@ -76,7 +78,7 @@ def without_personal_fields(config: dict) -> dict:
   config = copy.deepcopy(config)
   for section, fields in config.items():
     for name, value in fields.items() if isinstance(fields, dict) else ():
-      if (section, name) in _PERSONAL or (isinstance(value, str) and _is_path(value)):
+      if (section, name) in _PERSONAL or _holds_path(value):
         fields[name] = default.get(section, {}).get(name, '')
   return config
 
@@ -169,8 +171,10 @@ def _front_matter(name, data, metrics):
 
 def _recipe(config, step, trained):
   if trained:
+    mix = [f'{name} (weight {weight:g})' for name, _, weight in config['data']['mix']]
     origin = (
-      f'Checkpoint of step {step} of a training run with mrpose_jax; initial weights: '
+      f'Checkpoint of step {step} of a training run with mrpose_jax on '
+      f'{", ".join(mix) or config["data"]["name"]}. Initial weights: '
       f'{_name_of(config["model"]["pretrained"]) or "none"}. `config.json` holds all settings.'
     )
   else:
@@ -194,8 +198,11 @@ def _results(network, data, metrics, settings):
   return f'{table}\n\nMeasured on the validation split of `{data}` with {boxes}.'
 
 
-def _is_path(text):
-  return text.startswith('~') or '/' in text or '\\' in text
+def _holds_path(value):
+  """Whether a value is a path, or a list that holds one."""
+  if isinstance(value, list | tuple):
+    return any(map(_holds_path, value))
+  return isinstance(value, str) and (value.startswith('~') or '/' in value or '\\' in value)
 
 
 def _name_of(source):

@@ -150,28 +150,59 @@ def test_channel_order_type_and_options_of_the_run():
   np.testing.assert_allclose(heatmaps.transpose(0, 2, 3, 1), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('offset', ['quarter', 'none'])
-def test_decoding(offset):
-  """Ties, flat heatmaps, heatmaps that are nowhere positive, and peaks at every edge."""
-  codec = codecs.Codec((32, 24), (8, 6), offset=offset)
-  heatmaps = R.integers(-2, 6, (50, 8, 6, 17)).astype(np.float32)
-  heatmaps[0], heatmaps[1], heatmaps[2] = 0, -1, 3
-  heatmaps[3:20] = R.normal(size=(17, 8, 6, 17))
-  every_pixel = np.eye(48, dtype=np.float32).reshape(48, 8, 6)
-  heatmaps[2:, ..., 0] += 9 * every_pixel
+def decode(codec, heatmaps):
+  """Keypoints and scores of heatmaps [N, H, W, 17] in ONNX Runtime."""
   graph = onnx_graphs.Graph()
   values = onnx_export.add_decoding(graph, 'heatmaps', codec)
   info, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
   outputs = info('keypoints', float32, ('N', 17, 2)), info('scores', float32, ('N', 17))
-  inputs = [info('heatmaps', float32, ('N', 17, 8, 6))]
+  inputs = [info('heatmaps', float32, ('N', 17, *codec.heatmap_size))]
   model = graph.model(inputs, dict(zip(values, outputs)))
   onnx.checker.check_model(model, full_check=True)
-  keypoints, scores = run(model, heatmaps=heatmaps.transpose(0, 3, 1, 2).copy())
+  return run(model, heatmaps=heatmaps.transpose(0, 3, 1, 2).copy())
+
+
+def hard_heatmaps():
+  """Ties, flat heatmaps, heatmaps that are nowhere positive, and peaks at every pixel."""
+  heatmaps = R.integers(-2, 6, (50, 8, 6, 17)).astype(np.float32)
+  heatmaps[0], heatmaps[1], heatmaps[2] = 0, -1, 3
+  heatmaps[3:20] = R.normal(size=(17, 8, 6, 17))
+  heatmaps[2:, ..., 0] += 9 * np.eye(48, dtype=np.float32).reshape(48, 8, 6)
+  return heatmaps
+
+
+@pytest.mark.parametrize('offset', ['quarter', 'none'])
+def test_decoding(offset):
+  codec, heatmaps = codecs.Codec((32, 24), (8, 6), offset=offset), hard_heatmaps()
+  keypoints, scores = decode(codec, heatmaps)
   expected, expected_scores = codec.decode(heatmaps)
   np.testing.assert_array_equal(keypoints, 4 * expected)
   np.testing.assert_array_equal(scores, expected_scores)
   fractions = set(np.unique(keypoints % 4))
   assert fractions == ({0.0, 1.0, 3.0} if offset == 'quarter' else {0.0})
+
+
+@pytest.mark.parametrize('codec_type', [codecs.DarkCodec, codecs.UdpCodec])
+def test_decoding_by_a_taylor_step(codec_type):
+  codec = codec_type((128, 96), (32, 24), sigma=1.5)
+  stride = np.divide(codec.crop_extent, codec.heatmap_extent)[::-1]
+  keypoints = R.uniform(-4, [100, 132], (40, 17, 2)).astype(np.float32)
+  heatmaps, _ = codec.encode(keypoints, np.ones((40, 17), np.float32))
+  found, scores = decode(codec, np.asarray(heatmaps))
+  expected, expected_scores = map(np.asarray, codec.decode(heatmaps))
+  np.testing.assert_allclose(found, expected * stride, atol=2e-3)
+  np.testing.assert_array_equal(scores, expected_scores)
+  # Away from the borders, where the smoothing is cut off, it finds the keypoints themselves.
+  inner = ((keypoints > 28) & (keypoints < np.array([68, 100]))).all(-1)
+  assert inner.sum() > 50
+  np.testing.assert_allclose(found[inner], keypoints[inner], atol=0.02)
+
+  codec, heatmaps = codec_type((32, 24), (8, 6), sigma=1.0), hard_heatmaps()
+  stride = np.divide(codec.crop_extent, codec.heatmap_extent)[::-1]
+  found, scores = decode(codec, heatmaps)
+  expected, expected_scores = map(np.asarray, codec.decode(heatmaps))
+  np.testing.assert_array_equal(scores, expected_scores)
+  np.testing.assert_allclose(found, expected * stride, rtol=1e-3, atol=1e-3)
 
 
 def test_another_codec_is_refused():
@@ -193,7 +224,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
   properties = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
   assert skeletons.from_dict(properties['skeleton']) == skeletons.COCO
   assert properties['keypoints'][:2] == ['nose', 'left_eye']
-  assert properties['crops'] == {'aspect': 1.0, 'padding': 1.25}
+  assert properties['crops'] == {'aspect': 1.0, 'padding': 1.25, 'extent': [64, 64]}
   codec = {'image_size': [64, 64], 'heatmap_size': [16, 16], 'sigma': 1.0, 'offset': 'quarter'}
   assert properties['codec'] == {'name': 'Codec'} | codec
   export.export(workdir, file, decode=True)

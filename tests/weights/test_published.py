@@ -63,6 +63,11 @@ def test_predictor_and_initial_weights(workdir, folder):
   assert_same_bits(*starts)
 
 
+def test_there_is_no_choice_of_variables(folder):
+  with pytest.raises(errors.CheckpointError, match='holds one set of variables; leave out ema=Tr'):
+    predictors.restore(folder, ema=True)
+
+
 def test_becomes_a_workdir_again(folder, tmp_path):
   """For example to evaluate it."""
   config = custom.get_config('mrfeanet2,width=4')

@@ -38,6 +38,7 @@ def of_training(restored, monkeypatch):
   meta = json.loads(json.dumps(meta)) | {'iterator': {'seed': 0, 'dataset': 'somebody'}}
   config = meta['config']
   config['data'] |= {'data_dir': '/home/somebody/data', 'later_field': '~somebody/masks'}
+  config['data']['mix'] = [['coco', '/home/somebody/coco', 3.0], ['mpii', 'somebody', 1.0]]
   config['eval']['detections'] = 'C:\\Users\\somebody\\boxes.json'
   config['model']['pretrained'] = '/home/somebody/resnet50.pth'
   config['train']['wandb'] = 'somebody'
@@ -53,6 +54,7 @@ def test_nothing_about_the_machine(workdir, of_training, tmp_path):
   config = json.loads((tmp_path / 'net' / 'config.json').read_text())['config']
   assert config['data']['data_dir'] == 'runs/data'
   assert config['data']['later_field'] == ''
+  assert config['data']['mix'] == []
   assert config['eval']['detections'] == config['model']['pretrained'] == ''
   assert config['train']['wandb'] == ''
 
@@ -73,7 +75,7 @@ def test_card_of_a_trained_network(workdir, of_training, tmp_path):
   assert '| | AP | AP50 | AR |' in text
   assert '| simple_baseline | 70.0 | 90.0 | 75.0 |' in text
   assert 'with the detected boxes of detections.json' in text
-  assert 'initial weights: resnet50.pth' in text
+  assert 'on coco (weight 3), mpii (weight 1). Initial weights: resnet50.pth.' in text
   assert '| `train.learning_rate` | `0.001` |' in text
   assert 'nose, left_eye' in text
   assert "load_predictor('hf://OWNER/net')" in text
