@@ -3,7 +3,8 @@
 The model's input `images` are crops of people, uint8 [N, H, W, 3] RGB. Normalisation is inside, and
 so is the channel order of networks that were trained on BGR images. The output is `heatmaps`
 [N, K, H/4, W/4], or `keypoints` [N, K, 2] x, y in pixels of the crop, and `scores` [N, K]. There is
-no flip test. The number of people N is free; height and width are those of the network.
+no flip test and no other scale. The number of people N is free; height and width are those of the
+network.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from mrpose_jax import predictors
 from mrpose_jax.inference import onnx_graphs
 from mrpose_jax.input_pipeline.device import augment
 
+_OFFSETS = ('quarter', 'dark', 'none')  # of `codecs.Codec` that are translated here
 # Weights of the 3x3 pixels around a peak, row by row, for derivatives of first and second order.
 _DIFFERENCES = {
   'x': np.float32([[0, 0, 0], [-1, 0, 1], [0, 0, 0]]) / 2,
@@ -116,7 +118,7 @@ def add_decoding(graph: onnx_graphs.Graph, heatmaps: str, codec: codecs.Codec) -
   Raises:
     ConfigError: the codec decodes in another way than those known here.
   """
-  if type(codec) not in codecs.CODECS.values() or codec.offset not in codecs.OFFSETS:
+  if type(codec).decode is not codecs.Codec.decode or codec.offset not in _OFFSETS:
     raise errors.ConfigError(
       f"--export_decode: the peaks of this run's heatmaps ({codec}) cannot be decoded in ONNX; "
       'leave it out, and decode the heatmaps outside'

@@ -207,7 +207,8 @@ def test_decoding_by_a_taylor_step(codec_type):
 
 def test_another_codec_is_refused():
   class Other(codecs.Codec):
-    pass
+    def decode(self, heatmaps):
+      raise NotImplementedError
 
   with pytest.raises(errors.ConfigError, match=r'--export_decode: .*Other.* cannot be decoded'):
     onnx_export.add_decoding(onnx_graphs.Graph(), 'heatmaps', Other((32, 24), (8, 6)))
