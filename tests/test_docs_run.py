@@ -26,9 +26,10 @@ from tests import test_docs
 from tests.helpers import foreign_files
 from tests.inference import test_detectors
 from tests.inference import test_video
+from tests.input_pipeline import test_sigmas
 
 # Data preparation comes first, and commands that need a workdir come after the training.
-PAGES = ('data.md', 'training.md', 'README.md', 'evaluation.md', 'deployment.md')
+PAGES = ('data.md', 'training.md', 'README.md', 'evaluation.md', 'metrics.md', 'deployment.md')
 ELSEWHERE = {
   'srun': 'Slurm: its variables in test_processes.py',
   '--coordinator': 'two processes: test_processes.py',
@@ -79,6 +80,9 @@ def folder(tmp_path_factory):
   outputs = test_detectors.detections((8, 8, 24, 40, 0.6)), np.zeros((1, 1), np.int64)
   test_detectors.write(folder / 'yolox.onnx', *outputs)
   test_video.write_video(folder / 'walk.mp4')
+  annotations = test_sigmas.annotate_twice((0.02, 0.05, 0.1), count=60)
+  for name, people in zip(('anna.json', 'ben.json'), annotations):
+    test_sigmas.write(folder / name, people)
   return folder
 
 

@@ -166,7 +166,9 @@ def test_from_fine_tuning_to_the_report(data_dir, tmp_path, caplog):
   assert other['APL'] == -1
   assert 'nothing was measured for APL: the split annotates no such person' in caplog.text
   assert other['EPE'] == metrics['EPE']
-  check_against_files(other, data_dir, workdir / 'eval' / str(step))
+  (folder,) = (workdir / 'eval').glob(f'{step}-*')
+  assert folder.name.startswith(f'{step}-metrics=APL_EPE_PCK_0.1_box_NME_PCKh_0.5,')
+  check_against_files(other, data_dir, folder)
 
 
 def check_against_files(metrics, data_dir, folder):

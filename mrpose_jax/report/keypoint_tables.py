@@ -122,7 +122,7 @@ def _numbers(values):
 
 def _read(run):
   """Reads a run's keypoints.json; returns None for runs that an older version evaluated."""
-  file = run.workdir / 'eval' / str(run.step) / 'keypoints.json'
+  file = run.folder / 'keypoints.json'
   if not file.exists():
     return None
   content = checkpoint.read_json(file)

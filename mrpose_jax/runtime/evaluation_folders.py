@@ -27,7 +27,7 @@ def settings_of(config: dict, dataset: prepared_data.Dataset) -> dict:
   Returns:
     The content of settings.json: names of settings and their values.
   """
-  settings = {name: value for name, value in config['eval'].items() if name != 'batch_size'}
+  settings = {n: value for n, value in config['eval'].items() if n not in ('batch_size', 'primary')}
   settings['flip_test'] = dataset.skeleton.mirroring(settings['flip_test'], True)
   if settings['detections']:
     settings['detections'] = os.path.abspath(os.path.expanduser(settings['detections']))
@@ -81,6 +81,8 @@ def _differences(own, settings):
       words['data'] = f'data={settings["data"]}'
     elif name == 'detections':
       words[name] = f'detections={pathlib.Path(value).stem}' if value else 'annotated_boxes'
+    elif name == 'metrics':
+      words[name] = f'metrics={"+".join(value) or "default"}'
     else:
       words[name] = name if isinstance(value, list) else f'{name}={value}'
   return ','.join(re.sub(r'[^\w.=-]+', '_', word) for word in words.values())[:_NAME_LENGTH]

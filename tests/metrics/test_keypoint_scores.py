@@ -1,6 +1,7 @@
 """The chosen metrics of a split against plain formulas, with people who were missed."""
 
 import functools
+import json
 import math
 import pathlib
 from typing import NamedTuple
@@ -11,10 +12,12 @@ import scipy.io
 
 from mrpose_jax import errors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.formats import coco_json
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.metrics import choice
 from mrpose_jax.metrics import keypoint_scores
 from mrpose_jax.metrics import pck
+from tests.helpers import shared_data
 from tests.metrics import test_pck
 
 BODY = skeletons.Skeleton('body', ('right_hip', 'left_shoulder', 'neck', 'head_top'), (), ())
@@ -114,6 +117,48 @@ def test_against_plain_formulas():
   )
   both = mean('torso', lambda d, length: d <= 0.3 * length, only=[0, 1])
   assert limbs == pytest.approx(both)
+
+
+def test_lspet_by_its_own_definition():
+  """PCK@0.2 of left shoulder to right hip, over people with both labelled, from the file alone."""
+  file = shared_data.data('lspet') / 'annotations' / 'person_keypoints_val.json'
+  annotations = coco_json.read(file)
+  skeleton = annotations.skeleton
+  assert skeleton.sigmas == () and skeleton.num_keypoints == 14
+  rows = [
+    (n, image.id, person.id, person.box, person.box[2:], person.keypoints, person.visible)
+    for n, image in enumerate(annotations.images)
+    for person in image.people
+  ]
+  people = prepared_data.People(*map(np.array, zip(*rows)))
+  r = np.random.default_rng(0)
+  points = people.keypoints + r.normal(0, 12, people.keypoints.shape).astype(np.float32)
+  predictions = {
+    'image_ids': people.image_ids,
+    'person_ids': people.person_ids,
+    'keypoints': np.concatenate([points, np.ones((*points.shape[:2], 1))], -1),
+  }
+  content = compute((), Dataset(people, skeleton), predictions)
+  content_of = {a['id']: a['keypoints'] for a in json.loads(file.read_text())['annotations']}
+  shoulder, hip = (skeleton.keypoints.index(name) for name in ('left_shoulder', 'right_hip'))
+  correct, limbs = [], []
+  for person_id, predicted in zip(people.person_ids.tolist(), points.tolist()):
+    truth = np.array(content_of[person_id]).reshape(14, 3).tolist()
+    if truth[shoulder][2] and truth[hip][2]:
+      torso = math.dist(truth[shoulder][:2], truth[hip][:2])
+      for k in range(14):
+        if truth[k][2]:
+          correct.append(math.dist(truth[k][:2], predicted[k]) <= 0.2 * torso)
+          limbs += [correct[-1]] * (skeleton.keypoints[k] not in ('neck', 'head_top'))
+  assert len(people.person_ids) == 956 and 10 < 100 * np.mean(correct) < 90
+  table = content['metrics']['PCK@0.2']
+  assert table['length'] == 'torso'
+  assert table['Mean'] == pytest.approx(100 * np.mean(correct))
+  # The mean over the 12 limb joints follows from the values by keypoint and their numbers.
+  twelve = [k for k, name in enumerate(skeleton.keypoints) if name not in ('neck', 'head_top')]
+  counted = np.array(table['counted'])[twelve]
+  mean = np.dot(np.array(table['keypoints'])[twelve], counted) / counted.sum()
+  assert mean == pytest.approx(100 * np.mean(limbs))
 
 
 def test_the_curve():

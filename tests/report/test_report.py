@@ -272,7 +272,7 @@ def test_the_command_draws_a_trained_run(workdir, tmp_path):
   page = tmp_path / 'out' / 'report.html'
   parsed = Page(page.read_text())
   assert not parsed.open
-  names = ('figure5', 'figure6', 'figure7', 'curves', 'keypoints', 'sides', 'worst', 'best')
+  names = ('figure5', 'figure6', 'figure7', 'curves', 'keypoints', 'sides', 'worst', 'best', 'pck')
   for name, picture in zip(names, parsed.pictures, strict=True):
     suffix = 'jpg' if picture.format == 'JPEG' else 'png'
     with Image.open(tmp_path / 'out' / f'{name}_coco_128x96.{suffix}') as file:
@@ -378,6 +378,80 @@ def test_runs_of_one_network_are_told_apart(tmp_path):
   (folders[0] / 'eval' / '1' / 'errors.json').write_text('{}')
   with pytest.raises(errors.CheckpointError, match=r'errors.json: damaged; evaluate again'):
     comparison.write(folders, tmp_path / 'report')
+
+
+def by_keypoint(value):
+  """Content of keypoints.json with this EPE of the first keypoint."""
+  curve = {'length': 'box', 'thresholds': [0, 0.25, 0.5], 'Mean': [0, 40.0, 80.0]}
+  curve['keypoints'] = {'left_ear': [0, 50.0, 90.0], 'fin': [None, None, None]}
+  return {
+    'people': 3,
+    'missed': 0,
+    'keypoints': ['left_ear', 'fin'],
+    'metrics': {
+      'PCK@0.2': {'length': 'box', 'Mean': 40.0, 'keypoints': [40.0, None], 'counted': [3, 0]},
+      'EPE': {'length': '', 'Mean': value, 'keypoints': [value, None], 'counted': [3, 0]},
+      'NME': {'length': 'box', 'Mean': 7.0, 'keypoints': [7.0, None], 'counted': [3, 0]},
+    },
+    'curve': curve,
+  }
+
+
+def test_tables_and_curves_by_keypoint(tmp_path):
+  """Two runs on data without sigmas, compared by EPE, which is better when it is lower."""
+  folders = []
+  for name, errors_of_steps in (
+    ('first', {1: 9.0, 2: 4.0, 3: float('nan')}),
+    ('second', {1: 5.25}),
+  ):
+    config = coco.get_config()
+    config.data.name = 'synthetic_people'
+    config.eval.metrics = ('EPE', 'PCK@0.2')
+    steps = {step: {'EPE': value, 'PCK@0.2': 40.0} for step, value in errors_of_steps.items()}
+    folders.append(fake_run(tmp_path / name, config, steps))
+    lines = [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': 0.4}, {'step': 2, 'eval/EPE': 4.0}]
+    (folders[-1] / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+  runs = [comparison.read_run(folder) for folder in folders]
+  assert [(run.step, run.primary) for run in runs] == [(2, 'EPE'), (1, 'EPE')]
+  ranks = [paper_figures.rank(run, 'EPE') for run in runs]
+  assert ranks == [-4.0, -5.25]
+  page = comparison.write(folders[:1], tmp_path / 'report')
+  assert 'By keypoint' not in page.read_text()  # evaluated by an older version
+  for folder, step, value in ((folders[0], 2, 4.0), (folders[1], 1, 5.25)):
+    file = folder / 'eval' / str(step) / 'keypoints.json'
+    file.write_text(json.dumps(by_keypoint(value)))
+  page = comparison.write(folders, tmp_path / 'report')
+  rows = Page(page.read_text()).rows
+  assert rows[0][-2:] == ['EPE', 'PCK@0.2'] and rows[1][-2:] == ['4.00', '40.0']
+  header = next(row for row in rows if row[0] == 'keypoint')
+  assert header[1:6] == [
+    *('annotated', 'PCK@0.2 (%), first', 'PCK@0.2 (%), second'),
+    *('EPE (pixels), first', 'EPE (pixels), second'),
+  ]
+  start = rows.index(header)
+  assert rows[start + 1] == ['left_ear', '3', '40.0', '40.0', '4.00', '5.25', '7.00', '7.00']
+  assert rows[start + 2] == ['fin', '0', *['-'] * 6]
+  assert rows[start + 3] == ['all', '3', '40.0', '40.0', '4.00', '5.25', '7.00', '7.00']
+  markdown = page.with_suffix('.md').read_text()
+  assert 'in per cent, except EPE, which is in pixels' in markdown
+  note = "PCK@0.2: divided by the box's longer side; NME: divided by the root of the box's area."
+  assert note in markdown
+  names = sorted(file.name.split('_')[0] for file in page.parent.glob('*.png'))
+  assert names == ['curves', 'figure5', 'pck']
+  (folders[0] / 'eval' / '2' / 'keypoints.json').write_text('[]')
+  with pytest.raises(errors.CheckpointError, match=r'keypoints\.json: damaged; evaluate again'):
+    comparison.write(folders, tmp_path / 'report')
+
+
+def test_a_narrow_screen(tmp_path):
+  """The page has the width of the screen: tables scroll in their frames and pictures shrink."""
+  folder = fake_run(tmp_path / 'run', coco.get_config(), {1: OURS})
+  (folder / 'eval' / '1' / 'keypoints.json').write_text(json.dumps(by_keypoint(4.0)))
+  text = comparison.write([folder], tmp_path / 'report').read_text()
+  assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+  assert text.count('<table') == text.count('<div class="table"><table') == 2
+  assert '.table { overflow-x: auto; }' in text
+  assert 'figure img { max-width: min(100%' in text
 
 
 def test_heatmaps_are_what_the_predictor_decodes(workdir):
