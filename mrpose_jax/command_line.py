@@ -119,7 +119,8 @@ def no_arguments(arguments: list[str]):
 
 def _parse(argv):
   try:
-    return flags.FLAGS([_own_config(argument) for argument in _last_of_each_field(argv)])
+    arguments = map(_quote_metrics, _last_of_each_field(argv))
+    return flags.FLAGS([_own_config(argument) for argument in arguments])
   except errors.UserError as error:
     _fail(error)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -136,6 +137,14 @@ def _last_of_each_field(argv):
     for i, argument in enumerate(argv)
     if not argument.startswith('--config.') or last.get(argument.partition('=')[0], i) <= i
   ]
+
+
+def _quote_metrics(argument):
+  """Quotes the names in --config.eval.metrics=A,B, which ml_collections would read as Python."""
+  flag, _, value = argument.partition('=')
+  if flag == '--config.eval.metrics' and value and value[0] not in '([\'"':
+    return f'{flag}={value!r}'
+  return argument
 
 
 def _own_config(argument):

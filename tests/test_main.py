@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -57,6 +58,20 @@ def test_evaluate_the_best_checkpoint(workdir):
   step = next((workdir / 'eval').iterdir()).name
   assert f'simple_baseline, step {step}' in done.stdout
   assert f'predictions and pictures: {workdir}/eval/{step}' in done.stdout
+
+
+def test_names_of_metrics_need_no_quotes():
+  """ml_collections alone would read them as Python, and refuse a colon."""
+  config = '--config=configs/custom.py'
+  for value, shown in (
+    ('PCK@0.2:box,EPE', "('PCK@0.2:box,EPE',)"),
+    ("('EPE','AP')", "('EPE', 'AP')"),
+  ):
+    done = call(config, f'--config.eval.metrics={value}', '--mode=show')
+    assert shlex.quote(f'--config.eval.metrics={shown}') in done.stdout, done.stderr
+  done = call(config, '--config.eval.metrics=PKC@0.2,EPE', '--workdir=/nowhere')
+  assert done.returncode == 2
+  assert "ConfigError: eval.metrics: there is no metric 'PKC@0.2'; possible: AP, " in done.stderr
 
 
 def test_predict_a_folder(workdir, tmp_path):

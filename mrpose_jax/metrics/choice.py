@@ -118,12 +118,12 @@ def of_dataset(settings: Mapping, dataset) -> tuple[list[Metric], list[str]]:
   """
   skeleton, chosen = dataset.skeleton, names_of(settings)
   names = chosen or _default(dataset)
-  metrics, notes, by_box = [], [], []
+  metrics, by_box, left_out = [], [], {}
   for name in names:
     metric = parse(name)
     reason = _unavailable(metric, dataset)
     if reason:
-      notes.append(f'{name} is left out: {reason}')
+      left_out.setdefault(reason, []).append(name)
       continue
     if metric.kind in ('PCK', 'AUC') and not metric.length:
       torso = set(pck.TORSO) <= set(skeleton.keypoints)
@@ -132,6 +132,10 @@ def of_dataset(settings: Mapping, dataset) -> tuple[list[Metric], list[str]]:
     if metric.kind == 'NME' and not metric.length:
       metric = metric._replace(length='box')
     metrics.append(metric)
+  notes = [
+    f'{", ".join(found)} {"is" if len(found) == 1 else "are"} left out: {reason}'
+    for reason, found in left_out.items()
+  ]
   if by_box:
     notes.append(
       f"{', '.join(by_box)}: normalised by the box's longer side, because no keypoints are called "

@@ -87,7 +87,8 @@ def test_defaults():
 def test_mpii(tmp_path):
   metrics, notes = chosen(skeletons.MPII, kind='mpii', folder=tmp_path)
   assert metrics == [('PCK@0.2', 'torso')]
-  assert notes[0] == f'Head is left out: there is no file {tmp_path}/gt_valid.mat'
+  path = f'{tmp_path}/gt_valid.mat'
+  assert notes == [f'{", ".join(choice.MPII)} are left out: there is no file {path}']
   (tmp_path / 'gt_valid.mat').touch()
   metrics, notes = chosen(skeletons.MPII, kind='mpii', folder=tmp_path)
   assert [name for name, _ in metrics] == [*choice.MPII, 'PCK@0.2'] and notes == []
