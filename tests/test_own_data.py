@@ -115,7 +115,7 @@ def test_pairs_that_prepared_data_lack_but_names_give(data_dir, tmp_path, caplog
   (folder / 'metadata.json').write_text(json.dumps(metadata))
   config = config_of(tmp_path)
   assert configuration.open_dataset(config).skeleton.flip_pairs == ()
-  told = caplog.records[-1].getMessage()
+  told = next(line for line in caplog.messages if 'flip pairs' in line)
   assert 'no flip pairs are known; mirroring (augment.flip) and the flip test' in told
   assert 'The names give pairs, which data of an older preparation lack: prepare again' in told
   given = re.search(r'--config\.data\.flip_pairs="(.*)"', told)[1]
