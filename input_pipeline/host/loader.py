@@ -13,6 +13,8 @@ import multiprocessing
 import os
 import pathlib
 import re
+import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -36,6 +38,14 @@ from mrpose_jax.input_pipeline.host import records
 # More threads than cores, or than Python's lock lets run at once, only slow each other down.
 _THREADS = min(8, cores.available())
 _READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
+# A worker process decodes in one thread and reads no further ahead than its queue of one batch.
+_READ_IN_WORKER = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+# Batches that are in shared memory at the same time, at most. For each worker: the one that it
+# writes, one in its queue, and two that Grain has received ahead of their turn. In the main
+# process: three in `to_device`, the one of the current step, and one that is being freed.
+_SHARED_BATCHES_OF_A_WORKER = 4
+_SHARED_BATCHES = 5
+_SHARED_MEMORY = pathlib.Path('/dev/shm')
 
 
 class Rows(NamedTuple):
@@ -77,11 +87,13 @@ def train_batches(
       all processes, concatenated, are the batch that a single process would yield.
     seed: seed of the shuffle.
     start_step: step of the first batch.
-    num_workers: number of processes that decode; 0 decodes in threads of this process.
+    num_workers: number of processes that decode, each in one thread; 0 decodes in threads of this
+      process.
     process_index, process_count: as in jax.distributed.
 
   Raises:
-    ConfigError: a batch size that is not a multiple of process_count.
+    ConfigError: a batch size that is not a multiple of process_count, or too little shared memory
+      for the batches of worker processes.
     DataError: records that cannot be read, on opening or later, or a worker that was killed.
   """
   share = _share(batch_size, process_count)
@@ -90,13 +102,15 @@ def train_batches(
   steps = grain.MapDataset.range(start_step, sys.maxsize)
   crops = dataset.crops | {'canvas': dataset.training_canvas}
   batches = steps.map(_TrainBatch(source, people, crops, batch_size, process_index * share, share))
-  batches = batches.to_iter_dataset(_READ)
+  batches = batches.to_iter_dataset(_READ_IN_WORKER if num_workers else _READ)
+  shared_bytes = 0
   if num_workers:
+    shared_bytes = _check_shared_memory(share, int(crops['canvas']), num_workers)
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
     options = grain.MultiprocessingOptions(num_workers=num_workers)
     batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
-  return _report_dead_workers(iter(batches))
+  return _report_dead_workers(iter(batches), shared_bytes)
 
 
 def people_of_step(
@@ -291,7 +305,28 @@ def _end_with_parent(worker_index, worker_count):
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _report_dead_workers(batches):
+def _check_shared_memory(count, canvas, num_workers) -> int:
+  """Returns the bytes of shared memory that batches of `count` people need; raises ConfigError."""
+  num_batches = _SHARED_BATCHES_OF_A_WORKER * num_workers + _SHARED_BATCHES
+  needed = num_batches * count * canvas**2 * 3
+  if _SHARED_MEMORY.exists() and shutil.disk_usage(_SHARED_MEMORY).free < needed:
+    raise errors.ConfigError(
+      f'data.num_workers={num_workers}: {_shared_memory_advice(needed)} ({num_batches} batches of '
+      f'{count} people on a canvas of {canvas} pixels)'
+    )
+  return needed
+
+
+def _shared_memory_advice(needed):
+  free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.exists() else 0
+  return (
+    f'worker processes send batches through shared memory and need {math.ceil(needed / 2**20)} MiB '
+    f'of {_SHARED_MEMORY}, where {free // 2**20} MiB are free; start the container with '
+    f'--shm-size={math.ceil(needed / 2**20)}m, or set data.num_workers=0 to decode in threads'
+  )
+
+
+def _report_dead_workers(batches, shared_bytes):
   """Yields the batches; a worker's death raises DataError, and no worker outlives the iterator."""
   try:
     yield from batches
@@ -299,9 +334,15 @@ def _report_dead_workers(batches):
     if 'Worker process was terminated' not in str(error):
       raise
     code = re.search(r'exit code (-?\d+)', str(error))
+    code = int(code[1]) if code else 'unknown'
+    if code == -signal.SIGBUS:
+      advice = f'shared memory ran out: {_shared_memory_advice(shared_bytes)}'
+    else:
+      advice = (
+        '-9 usually means that memory ran out; start again, perhaps with fewer data.num_workers'
+      )
     raise errors.DataError(
-      f'a process that decodes images died (exit code {code[1] if code else "unknown"}; -9 '
-      'usually means that memory ran out); start again, perhaps with fewer data.num_workers'
+      f'a process that decodes images died with exit code {code}; {advice}'
     ) from error
   finally:
     batches.close()

@@ -1,3 +1,4 @@
+import collections
 import itertools
 import multiprocessing
 import os
@@ -133,10 +134,66 @@ def test_a_killed_worker_is_reported(dataset):
   (worker,) = multiprocessing.active_children()
   os.kill(worker.pid, signal.SIGKILL)
   start = time.monotonic()
-  with pytest.raises(errors.DataError, match=r'decodes images died \(exit code -9;'):
+  with pytest.raises(
+    errors.DataError, match='died with exit code -9; -9 usually means that memory'
+  ):
     for _ in range(100):  # batches that it read before are still delivered
       next(batches)
   assert time.monotonic() - start < 5
+
+
+def test_a_worker_that_shared_memory_was_too_small_for(dataset):
+  batches = loader.train_batches(dataset, 4, seed=0, num_workers=1)
+  next(batches)
+  (worker,) = multiprocessing.active_children()
+  os.kill(worker.pid, signal.SIGBUS)
+  with pytest.raises(errors.DataError, match=r'code -7; shared memory ran out: .*--shm-size=1m'):
+    for _ in range(100):
+      next(batches)
+
+
+def test_too_little_shared_memory_is_refused_at_the_start(dataset, monkeypatch):
+  """At most 4 batches of each worker and 5 others, of 600 people of 64 x 64 pixels, are there."""
+  needed = (4 * 2 + 5) * 600 * CANVAS**2 * 3  # 91.4 MiB
+  usage = collections.namedtuple('usage', 'total used free')
+
+  def start(free, num_workers):
+    monkeypatch.setattr(loader.shutil, 'disk_usage', lambda path: usage(free + 100, 100, free))
+    loader.train_batches(dataset, 600, seed=0, num_workers=num_workers)
+
+  start(needed, num_workers=2)
+  start(0, num_workers=0)  # threads need none
+  message = (
+    r'^data\.num_workers=2: .* need 92 MiB of /dev/shm, where 64 MiB are free; start the container '
+    r'with --shm-size=92m, or set data\.num_workers=0 .*\(13 batches of 600 people on a canvas of'
+  )
+  with pytest.raises(errors.ConfigError, match=message):
+    start(64 * 2**20, num_workers=2)
+  with pytest.raises(errors.ConfigError):
+    start(needed - 1, num_workers=2)
+
+
+def test_batches_in_shared_memory_are_no_more_than_assumed(dataset):
+  """Counts the files of batches while steps are slower than the workers."""
+  num_workers = 2
+  batch_bytes = 64 * CANVAS**2 * 3
+  before = set(os.listdir('/dev/shm'))
+  batches = loader.train_batches(dataset, 64, seed=0, num_workers=num_workers)
+  counts = []
+  for _ in itertools.islice(loader.to_device(batches, jax.device_put), 6):
+    time.sleep(0.2)  # a step; the workers fill their queues
+    sizes = [size_of(f'/dev/shm/{name}') for name in set(os.listdir('/dev/shm')) - before]
+    counts.append(sum(size >= batch_bytes for size in sizes))
+  batches.close()
+  assert 1 < max(counts) <= 4 * num_workers + 5
+
+
+def size_of(path):
+  """Size of a file; 0 if it was just removed."""
+  try:
+    return os.path.getsize(path)
+  except OSError:
+    return 0
 
 
 def test_no_worker_outlives_its_iterator(dataset):
