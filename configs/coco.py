@@ -8,6 +8,9 @@ mrfeanet1, mrfeanet2), depth (50, 101, 152), recipe ('paper': rotation +-30 degr
 +-40 %, as in the paper's text; 'released': +-40 degrees and +-30 % with normal draws, as in the
 authors' code). Each row of tables I and II is one NETWORK,depth=DEPTH.
 
+On TPUs and recent GPUs, add --config.model.dtype=bfloat16: float32 products are not computed in
+float32 there either (see docs/training.md), so float32 is slower without being exact.
+
 Cost: the time of its 170 epochs was not measured; docs/planning.md lists the memory and the
 arithmetic of a training step on TPUs and on an H100.
 Outcome: not measured with this code; the paper reports AP 70.9 on val2017 for this network, with

@@ -23,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.depth = 50
   # Number of channels of the stem; the paper uses 64.
   config.model.width = 64
-  # Number type of the network's computation: 'float32' or 'bfloat16'.
+  # Number type of the network's computation: 'float32', or 'bfloat16', which is recommended on TPUs
+  # and recent GPUs.
   config.model.dtype = 'float32'
   # Precision of float32 products on accelerators: 'default' is TF32 on recent GPUs and bfloat16 on
   # TPUs, 'high' is more exact, 'highest' is float32. A CPU always computes in float32.
