@@ -14,9 +14,11 @@ ear of the twin is the one on its own left. Where a pair is missing, both names 
 and so are exchanged on the body.
 """
 
+import functools
 import itertools
 import math
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -196,16 +198,20 @@ class _Labels:
     return self._people[person_id]
 
 
-def main(arguments):
+def define_flags() -> Callable[[], ml_collections.ConfigDict]:
+  """Defines the flags of the command; the returned function reads --config."""
+  flags.DEFINE_string('output', None, 'Folder for train.png, mirrored.png and validation.png.')
+  flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
+  return command_line.define_config()
+
+
+def main(read_config, arguments):
   command_line.no_arguments(arguments)
   output = command_line.given(flags.FLAGS['output'], 'a folder to write to')
   parallel.start_devices()
-  for path in browse(_read_config(), output, flags.FLAGS.num):
+  for path in browse(read_config(), output, flags.FLAGS.num):
     print(path)
 
 
 if __name__ == '__main__':
-  _read_config = command_line.define_config()
-  flags.DEFINE_string('output', None, 'Folder for train.png, mirrored.png and validation.png.')
-  flags.DEFINE_integer('num', 32, 'Number of crops on a sheet.', lower_bound=1)
-  command_line.run(main)
+  command_line.run(functools.partial(main, define_flags()))

@@ -139,10 +139,13 @@ def read_by_frame(path, score_threshold: float = 0.0) -> dict[int, np.ndarray]:
 
 
 def _open(path):
-  """Returns a file's rows, its file names by image id (None without a list) and its categories."""
+  """Returns a file's rows, its file names by image id, and its categories.
+
+  A plain list has neither list of files nor of categories; both are None.
+  """
   content = checks.read_json(pathlib.Path(path).expanduser())
   if isinstance(content, list):
-    return content, None, (1,)
+    return content, None, None
   rows = content.get('annotations') if isinstance(content, dict) else None
   if not isinstance(rows, list):
     raise errors.DataError(
@@ -162,7 +165,7 @@ def _open(path):
     raise errors.DataError(
       f'{path}: an entry of "images" lacks id or file_name, or one of "categories" lacks id'
     ) from error
-  return rows, listed, candidates
+  return rows, listed, candidates if categories else None
 
 
 def _image_id(row):
@@ -175,7 +178,16 @@ def _base(name):
 
 
 def _group(path, rows, image_of, image_field, score_threshold, category_ids):
-  """Returns {image: boxes [N, 4]}; raises DataError if no box is left."""
+  """Returns {image: boxes [N, 4]}; raises DataError if no box is left.
+
+  Where no list of categories says which ones count, it is the only one of the rows, or among
+  several 1, a person.
+  """
+  if category_ids is None:
+    found = [row.get('category_id', 1) for row in rows if isinstance(row, dict)]
+    category_ids = (found[0] if len(set(map(repr, found))) == 1 else 1,)
+    if category_ids != (1,):
+      log.warning('%s: has boxes of category_id %r alone, so these count', path, *category_ids)
   needed = f"'{image_field}' or 'image_id', or 'bbox'"
   boxes = collections.defaultdict(list)
   for image, box, *_ in _select(

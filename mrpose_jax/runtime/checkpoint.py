@@ -25,10 +25,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import struct
 from jax import numpy as jnp
 
 from mrpose_jax import errors
-from mrpose_jax import training_step
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,13 @@ class Checkpoints:
           raise
         log.info('checkpoint %d was removed by the run that trains here', best)
 
-  def save(self, step: int, state: training_step.TrainState, meta: dict):
+  def save(self, step: int, state: struct.PyTreeNode, meta: dict):
     """Saves in the background; the next save, `set_score`, `wait` and `close` wait for the end.
+
+    Args:
+      step: number of the checkpoint.
+      state: a `training_step.TrainState`; its `variables`, `step` and `opt_state` are saved.
+      meta: see the module's docstring.
 
     Raises:
       CheckpointError: the previous save could not be written.
@@ -203,8 +208,8 @@ class Checkpoints:
     item = 'ema' if ema or (ema is None and self.has_ema(step)) else 'variables'
     return self._restore(step, {item: target})[item]
 
-  def restore_state(self, step: int, target: training_step.TrainState) -> training_step.TrainState:
-    """Restores the whole state onto `target`, a tree of ShapeDtypeStruct with shardings.
+  def restore_state(self, step: int, target: struct.PyTreeNode) -> struct.PyTreeNode:
+    """Restores a `training_step.TrainState` onto `target`: ShapeDtypeStructs with shardings.
 
     Raises:
       CheckpointError: the checkpoint is missing, damaged, or of another network.

@@ -163,7 +163,7 @@ def _open_member(config, dataset, entry):
 def _open(config, name, data_dir):
   """Opens a data set whose patches suit the configuration's crops."""
   if name == 'synthetic_people':
-    from mrpose_jax.input_pipeline import prepare  # inside, because it defines flags
+    from mrpose_jax.input_pipeline import prepare  # inside, because it imports TFDS
 
     log.info('%s', prepare.prepare(name, None, data_dir))
   dataset = prepared_data.open_dataset(name, data_dir)

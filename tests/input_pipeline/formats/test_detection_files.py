@@ -63,6 +63,23 @@ def test_the_category_of_a_file(write):
     files_of(path, 'a.jpg')
 
 
+def test_the_category_of_a_list(write, caplog):
+  """Boxes of one category count whatever its number is; among several, those of people count."""
+  rows = [{'image_id': 7, 'bbox': BOX, 'category_id': category} for category in (5, 5)]
+  assert files_of(write(rows), '7.jpg') == {'7.jpg': (2, 4)}
+  assert 'has boxes of category_id 5 alone, so these count' in caplog.text
+  assert detection_files.read_by_frame(write(rows))[7].shape == (2, 4)
+  assert files_of(write({'annotations': rows}), '7.jpg') == {'7.jpg': (2, 4)}
+  caplog.clear()
+  assert files_of(write([*rows, rows[0] | {'category_id': 1}]), '7.jpg') == {'7.jpg': (1, 4)}
+  assert 'left out 2 of 3 boxes: 2 not of category 1' in caplog.text
+  with pytest.raises(errors.DataError, match='boxes of category_id 3 and none of 1'):
+    files_of(write([*rows, rows[0] | {'category_id': 3}]), '7.jpg')
+  scored = [row | {'score': 0.9} for row in rows]
+  with pytest.raises(errors.DataError, match='boxes of category_id 5 and none of 1'):
+    detection_files.read(write(scored))  # the data set says which category counts
+
+
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
