@@ -127,12 +127,9 @@ class Checkpoints:
         log.info('checkpoint %d was removed by the run that trains here', best)
 
   def save(self, step: int, state: struct.PyTreeNode, meta: dict):
-    """Saves in the background; the next save, `set_score`, `wait` and `close` wait for the end.
+    """Saves a `training_step.TrainState` in the background.
 
-    Args:
-      step: number of the checkpoint.
-      state: a `training_step.TrainState`; its `variables`, `step` and `opt_state` are saved.
-      meta: see the module's docstring.
+    The next save, `set_score`, `wait` and `close` wait for the end.
 
     Raises:
       CheckpointError: the previous save could not be written.
