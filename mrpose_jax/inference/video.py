@@ -64,6 +64,8 @@ def predict_video(
     CheckpointError: there is no usable checkpoint, or the detector is unusable.
     Stopped: a signal ended the prediction.
   """
+  if video_files.is_path(source):
+    source = pathlib.Path(source).expanduser()
   target = None if output is None else _target(source, pathlib.Path(output).expanduser(), settings)
   boxes = None
   if settings.boxes is not None:
@@ -74,19 +76,14 @@ def predict_video(
     screen = None
     if target is None:
       screen = stack.enter_context(contextlib.closing(window.Window(str(source))))
-    reader = video_files.Reader(
-      source, lambda: bool(signals.asked()) or (screen is not None and screen.closed)
-    )
-    stack.enter_context(contextlib.closing(reader))
+
+    def stopped():
+      return signals.asked() is not None or (screen is not None and screen.closed)
+
+    reader = stack.enter_context(contextlib.closing(video_files.Reader(source, stopped)))
     if reader.live and boxes is not None:
       raise errors.ConfigError(f'--boxes: {reader.name} is live; name a --detector instead')
-    predictor = predictors.load_predictor(workdir, batch_size=settings.batch_size)
-    batch_size = min(
-      predictor.config.eval.batch_size, max(1, FRAME_MEMORY // max(1, reader.frame_bytes))
-    )
-    predictor.config.eval.batch_size = batch_size
-    if reader.live:
-      predictor(np.zeros((64, 64, 3), np.uint8))  # compiles before the first frame is read
+    predictor = _load_predictor(workdir, settings, reader)
     if target is None:
       writer, add_row = screen, lambda row: None
     else:
@@ -94,12 +91,13 @@ def predict_video(
       add_row = stack.enter_context(_json_list(target.parent / PREDICTIONS))
       writer = video_files.Writer(target, reader.rate, reader.live)
       stack.enter_context(contextlib.closing(writer))
+    follow = _follower(settings)
     count = stack.enter_context(
       contextlib.closing(progress_bar.Counter(reader.expected_frames, 'frames'))
     )
-    follow = _follower(settings)
     frames = num_people = 0
     pairs = ((frame, find_boxes(frame.index, frame.pixels)) for frame in reader)
+    batch_size = predictor.config.eval.batch_size
     for batch in ([pair] for pair in pairs) if reader.live else _batches(pairs, batch_size):
       for (frame, frame_boxes), people in zip(batch, _predict(predictor, batch, reader.live)):
         people, numbers = follow(people, frame_boxes, frame.seconds)
@@ -109,30 +107,19 @@ def predict_video(
         num_people += len(people)
       frames += len(batch)
       count.advance(len(batch))
-    stopped_by = signals.asked()
-  where = 'shown' if target is None else target.parent
+    signal_name = signals.asked()
   skipped = f', {reader.skipped} frames skipped' if reader.skipped else ''
-  print(f'{num_people} people in {frames} frames: {where}{skipped}')
-  if stopped_by:
-    raise errors.Stopped(f'{stopped_by} after {frames} frames of {reader.name}; these are done')
-  if boxes is not None and not any(index < frames for index in boxes):
-    raise errors.DataError(f'--boxes={settings.boxes}: names none of the {frames} frames')
-  if reader.damage:
-    raise errors.DataError(
-      f'{reader.name}: damaged or cut off after {frames} frames ({reader.damage}); these are done'
-    )
-  if (screen is None or not screen.closed) and frames < 0.95 * (reader.expected_frames or 0):
-    log.warning(
-      '%s: found %d frames, expected %d from its duration; is the file cut off?',
-      *(reader.name, frames, reader.expected_frames),
-    )
+  print(f'{num_people} people in {frames} frames: {"shown" if screen else target.parent}{skipped}')
+  if signal_name:
+    raise errors.Stopped(f'{signal_name} after {frames} frames of {reader.name}; these are done')
+  if screen is None or not screen.closed:
+    _check_end(reader, frames, settings, boxes)
   return target
 
 
 def _target(source, output, settings):
   """Returns the path of the video to write; raises ConfigError if it would overwrite something."""
-  if video_files.is_path(source):
-    source = pathlib.Path(source).expanduser()
+  if isinstance(source, pathlib.Path):
     target = output / f'{source.stem}.mp4'
     inputs = [source, source.parent]
     if settings.boxes is not None:
@@ -140,9 +127,35 @@ def _target(source, output, settings):
     outputs.check(output, [target.name, PREDICTIONS], inputs)
     return target
   target = output / 'stream.mp4'
-  if target.exists():  # what a camera saw does not come again
-    raise errors.ConfigError(f'--output={output}: {target} is there already; choose another folder')
+  for path in (target, output / PREDICTIONS):
+    if path.exists():  # what a camera saw does not come again
+      raise errors.ConfigError(f'--output={output}: {path} is there already; choose another folder')
   return target
+
+
+def _load_predictor(workdir, settings, reader):
+  """Returns the predictor, with batches of frames that fit in FRAME_MEMORY."""
+  predictor = predictors.load_predictor(workdir, batch_size=settings.batch_size)
+  most_frames = max(1, FRAME_MEMORY // max(1, reader.frame_bytes))
+  predictor.config.eval.batch_size = min(predictor.config.eval.batch_size, most_frames)
+  if reader.live:
+    predictor(np.zeros((64, 64, 3), np.uint8))  # compiles before the first frame is read
+  return predictor
+
+
+def _check_end(reader, frames, settings, boxes):
+  """Raises DataError if the boxes belong to none of the frames, or if frames are missing."""
+  if boxes is not None and not any(index < frames for index in boxes):
+    raise errors.DataError(f'--boxes={settings.boxes}: names none of the {frames} frames')
+  if reader.damage:
+    raise errors.DataError(
+      f'{reader.name}: damaged or cut off after {frames} frames ({reader.damage}); these are done'
+    )
+  if frames < 0.95 * (reader.expected_frames or 0):
+    log.warning(
+      '%s: found %d frames, expected %d from its duration; is the file cut off?',
+      *(reader.name, frames, reader.expected_frames),
+    )
 
 
 def _follower(settings):

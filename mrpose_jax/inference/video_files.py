@@ -5,6 +5,7 @@ It needs PyAV, which includes FFmpeg: pip install 'mrpose_jax[video]'.
 
 import fractions
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -56,7 +57,7 @@ def is_video(source: str) -> bool:
 def is_path(source) -> bool:
   """Whether `source` is a path; otherwise it is a camera's number or a stream's URL."""
   text = str(source)
-  return not (text.isdecimal() or '://' in text) or pathlib.Path(source).exists()
+  return not (text.isdecimal() or '://' in text) or os.path.exists(source)
 
 
 class Reader:
@@ -189,8 +190,13 @@ class Writer:
   """Writes frames at their times to an MP4 file (H.264, for players and browsers)."""
 
   TICKS = 90_000  # per second; all common frame rates divide it
-  # A file in fragments is complete after each of them, and needs no index of all frames in memory.
-  FRAGMENTS: ClassVar = {'movflags': 'frag_keyframe+empty_moov+default_base_moof'}
+  # A file in fragments, here of a second, can be played after each of them, and needs no index of
+  # all frames in memory.
+  FRAGMENTS: ClassVar = {
+    'movflags': 'empty_moov+default_base_moof',
+    'frag_duration': '1000000',
+    'flush_packets': '1',
+  }
 
   def __init__(self, path: pathlib.Path, rate, live: bool = False):
     """`rate` is in frames per second; a `live` video is written in fragments."""

@@ -71,7 +71,7 @@ class StopSignals(contextlib.AbstractContextManager):
     """Thread that exits the process if `asked` is not called within PATIENCE s of a signal."""
     while received := os.read(self._reader, 1):
       if received[0] in SIGNALS and not self._acknowledged.wait(PATIENCE):
-        line = f'Stopped: no step ended within {PATIENCE} s; the last checkpoint is kept\n'
+        line = f'Stopped: no step ended within {PATIENCE} s; what was saved before is kept\n'
         os.write(2, line.encode())
         os._exit(143)
     os.close(self._reader)

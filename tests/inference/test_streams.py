@@ -302,11 +302,24 @@ def test_without_a_display(workdir, tmp_path, monkeypatch):
     video.predict_video(workdir, source)
 
 
-def test_a_recording_is_not_written_over(workdir, tmp_path, camera):
-  (tmp_path / 'stream.mp4').write_bytes(b'recorded')
-  with pytest.raises(errors.ConfigError, match=r'stream\.mp4 is there already; choose another'):
+@pytest.mark.parametrize('name', ['stream.mp4', 'predictions.json'])
+def test_a_recording_is_not_written_over(workdir, tmp_path, camera, name):
+  (tmp_path / name).write_bytes(b'recorded')
+  with pytest.raises(errors.ConfigError, match=f'{name} is there already; choose another folder'):
     video.predict_video(workdir, '0', tmp_path)
-  assert (tmp_path / 'stream.mp4').read_bytes() == b'recorded'
+  assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b'recorded')]
+
+
+def test_a_recording_can_be_played_before_it_is_complete(tmp_path):
+  writer = video_files.Writer(tmp_path / 'a.mp4', 10, live=True)
+  for i in range(100):
+    writer.write(np.full((48, 64, 3), i, np.uint8), i / 10)
+  times, _ = test_video.read_video(tmp_path / 'a.mp4')
+  assert 2 < len(times) < 100  # the encoder keeps some frames
+  np.testing.assert_allclose(times, np.arange(len(times)) / 10, atol=1e-3)
+  writer.close()
+  times, _ = test_video.read_video(tmp_path / 'a.mp4')
+  np.testing.assert_allclose(times, np.arange(100) / 10, atol=1e-3)
 
 
 def test_a_live_source_has_no_boxes(workdir, tmp_path, camera):
@@ -340,7 +353,14 @@ def test_cameras_without_numbers(monkeypatch):
 
 def test_what_is_a_video(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for source in ('a.mp4', 'folder/A.MKV', '0', '12', 'rtsp://host/live', 'https://host/a.mp4'):
+  for source in (
+    'a.mp4',
+    'folder/A.MKV',
+    '0',
+    '12',
+    'rtsp://host/live',
+    'https://host/' + 'a' * 5000,
+  ):
     assert video_files.is_video(source), source
   (tmp_path / '12').mkdir()
   for source in ('a.jpg', 'photos', '12', '.'):
