@@ -43,16 +43,11 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
     layout = _layout(columns, table)
     names |= dict.fromkeys(name for parts in layout.values() for name in parts)
     rows.append((table, layout, files, values))
-  parts = project.get('multianimalbodyparts') or project.get('bodyparts')
-  if isinstance(parts, list) and set(parts) >= names.keys():
-    names = dict.fromkeys(parts)
-  order = {name: k for k, name in enumerate(names)}
-  limbs = [pair for pair in project.get('skeleton') or () if all(name in order for name in pair)]
-  category = {
-    'name': str(project.get('Task') or 'animal'),
-    'keypoints': list(order),
-    'skeleton': [[order[a] + 1, order[b] + 1] for a, b in limbs],
-  }
+  try:
+    category = _category(project, names)
+  except checks.MALFORMED as error:
+    raise errors.DataError(f'{config}: bodyparts or skeleton cannot be used ({error})') from error
+  order = {name: k for k, name in enumerate(category['keypoints'])}
   found, problems, dropped = [], [], collections.Counter()
   for table, layout, files, values in rows:
     for file, row in zip(files, values):
@@ -74,9 +69,25 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
   return foreign.ForeignData(category, {1: category['name']}, found, +dropped)
 
 
+def _category(project, names):
+  """The COCO category of the keypoints `names`, in the order of the project's body parts."""
+  parts = project.get('multianimalbodyparts') or project.get('bodyparts')
+  if isinstance(parts, list) and set(parts) >= set(names):
+    names = dict.fromkeys(map(str, parts))
+  order = {name: k for k, name in enumerate(names, start=1)}
+  return {
+    'name': str(project.get('Task') or 'animal'),
+    'keypoints': list(order),
+    'skeleton': [
+      [order[a], order[b]] for a, b in project.get('skeleton') or () if {a, b} <= order.keys()
+    ],
+  }
+
+
 def _tables(config, project):
   """The annotation files of a project."""
-  scorer = project.get('scorer') or '*'
+  scorer = project.get('scorer')
+  scorer = scorer if isinstance(scorer, str) and scorer else '*'
   found = {}
   for suffix in ('.h5', '.csv'):  # the .csv, which needs no further package, replaces the .h5
     for table in sorted(config.parent.glob(f'labeled-data/*/CollectedData_{scorer}{suffix}')):

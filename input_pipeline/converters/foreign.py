@@ -15,6 +15,7 @@ from scipy import io
 from mrpose_jax import errors
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.formats import annotation_types
+from mrpose_jax.input_pipeline.formats import checks
 
 # Where a file has no boxes, the box is the extent of the labelled keypoints, enlarged on all four
 # sides by this fraction of its longer side, and clipped to the image.
@@ -97,14 +98,20 @@ def to_annotations(
     where: the source, for errors.
 
   Raises:
-    DataError: there are no images, or the keypoints' names cannot be used.
+    DataError: there are no images, or keypoints, boxes or names that cannot be used.
   """
   if not data.images:
     raise errors.DataError(f'{where}: no annotated image')
   skeleton = skeletons.from_category(data.category, str(where))
   by_set, person_ids, sets = collections.defaultdict(list), itertools.count(1), {}
+  problems = []
   for image in data.images:
     by_set[image.image_set].append(image)
+    for number, person in enumerate(image.people, start=1):
+      box = person.box or (0, 0, 0, 0)
+      if not checks.in_range([*box, *person.keypoints.reshape(-1)]) or min(box[2:]) < 0:
+        problems.append(f'{image.path}: the keypoints or the box of person {number} cannot be used')
+  checks.raise_problems(where, problems)
   for image_set, images in sorted(by_set.items()):
     folder = pathlib.Path(os.path.commonpath([image.path.parent for image in images]))
     entries, rows = [], []
@@ -132,7 +139,7 @@ def read_yaml(path) -> dict:
   """
   try:
     content = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
-  except (OSError, ValueError, yaml.YAMLError) as error:
+  except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
     told = ' '.join(str(error).split())
     raise errors.DataError(f'{path}: not a readable YAML file ({told})') from error
   if not isinstance(content, dict):

@@ -127,6 +127,8 @@ def _group(regions, size, dropped):
     if not labels:
       dropped['region that is no labelled keypoint or rectangle'] += 1
       continue
+    if not (isinstance(labels, list) and isinstance(labels[0], str)):
+      raise ValueError(f'label {checks.brief(labels)} is not a text')
     place = np.array([region['x'], region['y']], float) * scale
     if 'keypointlabels' in region:
       points.append((labels[0], place, region['parent']))

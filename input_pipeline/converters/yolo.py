@@ -37,7 +37,12 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
   content = foreign.read_yaml(path)
   num_keypoints, dimensions = _shape(content.get('kpt_shape'), path)
   names = _class_names(content.get('names'), path)
-  category = _category(content, names, num_keypoints, path)
+  try:
+    category = _category(content, names, num_keypoints, path)
+  except (IndexError, *checks.MALFORMED) as error:
+    raise errors.DataError(
+      f'{path}: flip_idx, kpt_names or skeleton cannot be used ({error})'
+    ) from error
   found, problems = [], []
   for key, image_set in SETS.items():
     for image in _image_paths(content, key, path):
@@ -105,10 +110,7 @@ def _category(content, names, num_keypoints, path):
   else:
     keypoints = [str(k) for k in range(num_keypoints)]
   pairs = [[keypoints[i], keypoints[j]] for i, j in enumerate(flip) if i < j]
-  limbs = content.get('skeleton') or []
-  if not all(isinstance(limb, list) and all(isinstance(i, int) for i in limb) for limb in limbs):
-    raise errors.DataError(f'{path}: skeleton: pairs of numbers of keypoints are needed')
-  limbs = [[i + 1 for i in limb] for limb in limbs]
+  limbs = [[i + 1 for i in limb] for limb in content.get('skeleton') or ()]
   name = next(iter(names.values()))
   return {'name': name, 'keypoints': keypoints, 'flip_pairs': pairs, 'skeleton': limbs}
 
@@ -116,12 +118,17 @@ def _category(content, names, num_keypoints, path):
 def _image_paths(content, key, path):
   """The image files of a set, in order."""
   entries = content.get(key) or []
-  root = path.parent / str(content.get('path') or '')
+  entries = entries if isinstance(entries, list) else [entries]
+  given_root = content.get('path') or ''
+  wrong = [text for text in (given_root, *entries) if not isinstance(text, str)]
+  if wrong:
+    raise errors.DataError(f'{path}: path or {key}: {wrong[0]!r:.60} is not a text')
+  root = path.parent / given_root
   roots = [root if root.is_dir() else path.parent, path.parent]
   found = []
-  for entry in entries if isinstance(entries, list) else [entries]:
+  for entry in entries:
     # Roboflow writes ../train/images for train/images beside the YAML file.
-    names = [str(entry), str(entry).removeprefix('../')]
+    names = [entry, entry.removeprefix('../')]
     candidates = [folder / name for name in names for folder in roots]
     place = next((candidate for candidate in candidates if candidate.exists()), None)
     if place is None:
@@ -129,7 +136,7 @@ def _image_paths(content, key, path):
     if place.is_dir():
       found += [p for p in sorted(place.rglob('*')) if p.suffix.lower() in foreign.SUFFIXES]
     else:
-      lines = place.read_text(encoding='utf-8').split('\n')
+      lines = place.read_text(encoding='utf-8', errors='replace').split('\n')
       found += [place.parent / line.strip() for line in lines if line.strip()]
   return [image.absolute() for image in found]
 
@@ -148,7 +155,9 @@ def _people(path, size, names, num_keypoints, dimensions, problems):
     return []
   people = []
   needed = 5 + num_keypoints * dimensions
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
+  for number, line in enumerate(
+    path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1
+  ):
     if not line.strip():
       continue
     where = f'{path}, line {number}'

@@ -84,7 +84,7 @@ def test_where_the_images_are(tmp_path):
     (None, {'flip_idx': [0, 1]}, r'flip_idx \[0, 1\]: the number of the mirror partner'),
     (None, {'flip_idx': [1, 2, 0]}, r'flip_idx \[1, 2, 0\]'),
     (None, {'kpt_names': {0: ['a']}}, 'kpt_names: the same 3 names are needed'),
-    (None, {'skeleton': [[0, 'a']]}, 'skeleton: pairs of numbers of keypoints are needed'),
+    (None, {'skeleton': [[0, 'a']]}, 'flip_idx, kpt_names or skeleton cannot be used'),
     (None, {'train': 'nowhere'}, 'train: there is no .*nowhere'),
     (
       {'a': '0 0.5 0.5 0.2 0.5'},
