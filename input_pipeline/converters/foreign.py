@@ -16,6 +16,7 @@ from mrpose_jax import errors
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.formats import annotation_types
 from mrpose_jax.input_pipeline.formats import checks
+from mrpose_jax.input_pipeline.host import image_files
 
 # Where a file has no boxes, the box is the extent of the labelled keypoints, enlarged on all four
 # sides by this fraction of its longer side, and clipped to the image.
@@ -160,10 +161,18 @@ def read_mat(path: pathlib.Path, name: str, **settings):
     raise errors.DataError(f'{path}: no MATLAB file with a readable {name!r} ({told})') from error
 
 
-def image_size(path: pathlib.Path, problems: list[str]) -> tuple[int, int] | None:
-  """Returns width and height of the stored pixels; None, and one more problem, if it cannot."""
+def image_size(
+  path: pathlib.Path, problems: list[str], upright: bool = False
+) -> tuple[int, int] | None:
+  """Returns width and height of the stored pixels; None, and one more problem, if it cannot.
+
+  With `upright`, an EXIF orientation is a problem, because the annotations are fractions of the
+  upright picture, but preparation ignores the orientation.
+  """
   try:
     with Image.open(path) as image:
+      if upright and image_files.orientation(path.read_bytes()) != 1:
+        problems.append(f'{path}: has an EXIF orientation; store its pixels upright')
       return image.size
   except _UNREADABLE as error:
     reason = f'not a readable image ({error})' if path.exists() else 'there is no such image'

@@ -51,7 +51,7 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
     image = files.get(name) or files.get(_UPLOAD.sub('', name))
     if image is None:
       problems.append(f'{where}: there is no image {name} in {images or path.parent}')
-    elif size := foreign.image_size(image, problems):
+    elif size := foreign.image_size(image, problems, upright=True):
       try:
         read_tasks.append((image, size, _group(regions, size, dropped)))
       except KeyError as error:

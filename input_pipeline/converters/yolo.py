@@ -46,7 +46,7 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
   found, problems = [], []
   for key, image_set in SETS.items():
     for image in _image_paths(content, key, path):
-      size = foreign.image_size(image, problems)
+      size = foreign.image_size(image, problems, upright=True)
       if size:
         labels = _labels_of(image)
         people = _people(labels, size, names, num_keypoints, dimensions, problems)
@@ -155,9 +155,8 @@ def _people(path, size, names, num_keypoints, dimensions, problems):
     return []
   people = []
   needed = 5 + num_keypoints * dimensions
-  for number, line in enumerate(
-    path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1
-  ):
+  lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+  for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
     where = f'{path}, line {number}'

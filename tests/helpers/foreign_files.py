@@ -5,16 +5,19 @@ import json
 
 import numpy as np
 import yaml
+from PIL import ExifTags
 from PIL import Image
 from scipy import io
 
 SCORER = 'Ada'
 
 
-def image(path, width=100, height=80):
-  """Writes an image and returns its path."""
+def image(path, width=100, height=80, orientation=1):
+  """Writes an image, with an EXIF orientation, and returns its path."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.new('RGB', (width, height), 'navy').save(path)
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = orientation
+  Image.new('RGB', (width, height), 'navy').save(path, exif=exif)
   return path
 
 

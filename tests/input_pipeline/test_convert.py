@@ -83,6 +83,17 @@ def test_tools_without_sets_have_one_that_is_divided(tmp_path):
   assert 'train: 18 people in 18 images\nvalidation: 2 people in 2 images' in found
 
 
+def test_fractions_of_upright_pictures_are_not_those_of_the_stored_pixels(tmp_path):
+  path = label_studio_folder(tmp_path, 2)
+  foreign_files.image(path.parent / 'a1.png', orientation=6)
+  with pytest.raises(errors.DataError, match=r'a1\.png: has an EXIF orientation; store its pixels'):
+    convert.convert(path, tmp_path / 'coco')
+  path = foreign_files.yolo(tmp_path / 'yolo')
+  foreign_files.image(tmp_path / 'yolo/images/val/c.png', orientation=3)
+  with pytest.raises(errors.DataError, match=r'c\.png: has an EXIF orientation; store its pixels'):
+    convert.convert(path, tmp_path / 'coco')
+
+
 def test_nothing_of_the_users_is_replaced(tmp_path):
   path = label_studio_folder(tmp_path)
   output = tmp_path / 'coco'
