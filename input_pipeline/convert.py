@@ -77,6 +77,7 @@ def convert(
     A report with one line per set, and the command that prepares the sets.
 
   Raises:
+    ConfigError: `output` cannot be written to.
     DataError: files that cannot be used or recognised, or other files in `output`.
   """
   source, output = (pathlib.Path(path).expanduser() for path in (source, output))
@@ -92,7 +93,10 @@ def convert(
   if data.dropped:
     left_out = ', '.join(f'{count} {reason}' for reason, count in sorted(data.dropped.items()))
     log.warning('%s: left out: %s', file, left_out)
-  changed = _write(sets, output, overwrite)
+  try:
+    changed = _write(sets, output, overwrite, file)
+  except OSError as error:
+    raise errors.ConfigError(f'--output={output}: cannot be written to ({error})') from error
   lines = [f'{file} was read as {file_format}']
   for name, (annotations, _) in sets.items():
     lines.append(f'{name}: {len(annotations.rows)} people in {len(annotations.images)} images')
@@ -126,7 +130,7 @@ def find(source: pathlib.Path, file_format: str | None) -> tuple[str, pathlib.Pa
   raise errors.DataError(f'{source}: not recognised, for it is or holds none of {patterns}')
 
 
-def _write(sets, output, overwrite):
+def _write(sets, output, overwrite, source):
   """Writes the annotation files and the links; returns whether anything changed."""
   files, links = {}, {}
   for name, (annotations, folder) in sets.items():
@@ -143,6 +147,9 @@ def _write(sets, output, overwrite):
     raise errors.DataError(
       f'{occupied[0]}: has other content; replace it with --overwrite, or choose another --output'
     )
+  for file in files:
+    if file.exists() and file.samefile(source):
+      raise errors.DataError(f'{file}: is the source and is not replaced; choose another --output')
   for link in links:
     if os.path.lexists(link) and not link.is_symlink():
       raise errors.DataError(f'{link}: is no link and is not replaced; choose another --output')

@@ -23,7 +23,7 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
   it (export "JSON" alone knows these), else those inside it; of several rectangles the smallest
   counts. On an image without rectangles all keypoints belong to one person. A rectangle's label is
   its category. Of several annotations of a task, the one marked as ground truth counts, else the
-  first that was not cancelled; the others are counted as left out.
+  first that was not cancelled; the others, and tasks without one, are counted as left out.
 
   The keypoints are in alphabetical order, except that COCO's 17 names are in COCO's order.
 
@@ -36,6 +36,10 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
       few named.
   """
   tasks = checks.read_json(path)
+  if isinstance(tasks, dict) and 'images' in tasks:
+    raise errors.DataError(
+      f"{path}: is in COCO's format, which mrpose_jax.input_pipeline.prepare reads"
+    )
   if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
     raise errors.DataError(f'{path}: not an export of Label Studio: a list of tasks is needed')
   files = foreign.by_name([images or path.absolute().parent])
@@ -48,6 +52,9 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
       problems.append(f'{where}: not a task of Label Studio ({error})')
       continue
     dropped['further annotation of a task'] += others
+    if regions is None:
+      dropped['task without an annotation'] += 1
+      continue
     image = files.get(name) or files.get(_UPLOAD.sub('', name))
     if image is None:
       problems.append(f'{where}: there is no image {name} in {images or path.parent}')
@@ -78,6 +85,8 @@ def read(path: pathlib.Path, images: pathlib.Path | None = None) -> foreign.Fore
 def _regions(task):
   """Returns the image's file name, the regions, and the number of annotations left out.
 
+  The regions are None if nobody has annotated the task.
+
   A region is a dict with the fields of its value and 'id' and 'parent', which may be None.
   """
   annotations = task.get('annotations', task.get('completions'))  # the latter before version 1.0
@@ -87,7 +96,7 @@ def _regions(task):
     return _file_name(task), regions, 0
   given = [a for a in annotations if not a.get('was_cancelled')]
   if not given:
-    return _file_name(task['data']), [], 0
+    return _file_name(task['data']), None, 0
   annotation = next((a for a in given if a.get('ground_truth')), given[0])
   result = annotation['result']
   parents = {}

@@ -104,6 +104,19 @@ def test_nothing_of_the_users_is_replaced(tmp_path):
   assert [p.name for p in output.rglob('*') if p.is_file()] == ['mine.png']
 
 
+def test_the_source_is_not_replaced(tmp_path):
+  source = label_studio_folder(tmp_path, 1)
+  path = source.rename(tmp_path / 'export/train.json')
+  (tmp_path / 'annotations').symlink_to(path.parent)
+  before = path.read_bytes()
+  with pytest.raises(errors.DataError, match=r'train\.json: is the source and is not replaced'):
+    convert.convert(path, tmp_path, overwrite=True)
+  assert path.read_bytes() == before
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.ConfigError, match=r'--output=.*file: cannot be written to'):
+    convert.convert(path, tmp_path / 'file')
+
+
 def test_a_folder_converted_in_place(tmp_path):
   """Where prepare finds the images already, there are no links."""
   foreign_files.yolo(tmp_path)

@@ -89,7 +89,9 @@ def test_of_several_annotations_one_counts(tmp_path):
     assert people_of(data)[0][0][2] == [[x, 0.8 * x, 2]]
     assert data.dropped['further annotation of a task'] == others
   path.write_text(json.dumps([task | {'annotations': [cancelled]}, task]))
-  assert [len(people) for people in people_of(label_studio.read(path))] == [0, 1]
+  data = label_studio.read(path)
+  assert [len(people) for people in people_of(data)] == [1]
+  assert data.dropped == {'task without an annotation': 1}
 
 
 def test_json_min(tmp_path):
@@ -134,5 +136,8 @@ def test_files_that_are_none(tmp_path):
   with pytest.raises(errors.DataError, match=r'no field of its data is the name of an image'):
     label_studio.read(path)
   path.write_text('{"images": []}')
+  with pytest.raises(errors.DataError, match="is in COCO's format, which input_pipeline"):
+    label_studio.read(path)
+  path.write_text('{}')
   with pytest.raises(errors.DataError, match='a list of tasks is needed'):
     label_studio.read(path)
