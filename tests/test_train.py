@@ -86,18 +86,7 @@ def test_a_run_and_its_continuation_equal_an_unbroken_run(tmp_path, capsys):
 def test_the_whole_recipe_resumes_with_the_same_bits(tmp_path, monkeypatch):
   """UDP, AdamW, warm-up, cosine, clipping, hard keypoints, moving average, two test scales."""
 
-  config = tiny_people.config(
-    optimizer='adamw',
-    schedule='cosine',
-    warmup_epochs=0.5,
-    gradient_clip=0.01,
-    hard_keypoints=8,
-    ema=0.9,
-  )
-  config.data.codec = 'udp'
-  config.augment.update({'rotation_probability': 0.6, 'hue': 0.1, 'dropout': 0.5})
-  config.augment.scale_range = (0.5, 1.25)
-  config.eval.scales = (1.0, 1.2)
+  config = tiny_people.strong_config()
   train.train_and_evaluate(config, tmp_path / 'whole')
   calls = itertools.count()
   with monkeypatch.context() as patch, pytest.raises(errors.Stopped, match='SIGTERM at step 3'):

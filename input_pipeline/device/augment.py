@@ -217,7 +217,7 @@ def _half_body(batch, half, skeleton):
   """Centre [N, 2] and size [N, 2] of the regions, around half of the person where one is drawn."""
   lower = np.array(skeleton.lower_body())[None]
   labelled = batch.visible > 0
-  enough = labelled.sum(-1) > skeleton.num_keypoints / 2
+  enough = 2 * labelled.sum(-1) > skeleton.num_keypoints
   has_upper = (labelled & ~lower).sum(-1) >= FEWEST_OF_HALF
   has_lower = (labelled & lower).sum(-1) >= FEWEST_OF_HALF
   takes_upper = has_upper & ((half == 1) | ~has_lower)

@@ -29,3 +29,23 @@ def config(**train):
   made.eval.batch_size = 8
   made.eval.canvas = 384
   return made
+
+
+def strong_config(**train):
+  """`config` with every part of a stronger recipe that the patches of these people allow."""
+  made = config(
+    **{
+      'optimizer': 'adamw',
+      'schedule': 'cosine',
+      'warmup_epochs': 0.5,
+      'gradient_clip': 0.01,
+      'hard_keypoints': 8,
+      'ema': 0.9,
+      **train,
+    }
+  )
+  made.data.codec = 'udp'
+  made.augment.update({'rotation_probability': 0.6, 'hue': 0.1, 'dropout': 0.5})
+  made.augment.scale_range = (0.5, 1.25)
+  made.eval.scales = (1.0, 1.2)
+  return made
