@@ -145,7 +145,8 @@ def draw(key: jax.Array, n: int, augmentation: Augmentation) -> Draw:
   if augmentation.half_body:
     is_half, is_upper = jax.random.uniform(half_key, (2, n), jnp.float32)
     half = jnp.where(is_upper < UPPER_PROBABILITY, 1, 2)
-    drawn = drawn._replace(half_body=jnp.where(is_half < augmentation.half_body, half, 0))
+    half = jnp.where(is_half < augmentation.half_body, half, 0)
+    drawn = drawn._replace(half_body=half.astype(jnp.int32))
   if any(
     (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
   ):

@@ -49,7 +49,8 @@ def keypoint_region(keypoints, chosen, region_size, padding: float):
   """
   xp = _numpy_of(keypoints, chosen, region_size)
   chosen = chosen[..., None]
-  center = xp.where(chosen, keypoints, 0).sum(-2) / xp.maximum(chosen.sum(-2), 1)
+  count = xp.maximum(chosen.astype(keypoints.dtype).sum(-2), 1)
+  center = xp.where(chosen, keypoints, 0).sum(-2) / count
   # Keypoints that are not chosen take the place of the centre.
   points = xp.where(chosen, keypoints, center[..., None, :])
   extent = (points.max(-2) - points.min(-2)) * padding / region_size
