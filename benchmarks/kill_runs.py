@@ -4,8 +4,9 @@
 
 Half of the kills (SIGKILL) happen at a random time after the start, half while a checkpoint is
 being saved. Then the run is finished and compared, bit for bit, with a run that was never killed:
-parameters, batch statistics, optimizer state, step, and the loss of every step. Fields of the
-configuration follow after `--`, for example `-- --config.data.num_workers=1`.
+parameters, batch statistics, their moving average if there is one, optimizer state, step, and the
+loss of every step. Fields of the configuration follow after `--`, for example
+`-- --config.train.ema=0.999`.
 
   python -m benchmarks.kill_runs --restarts=300
 
@@ -116,7 +117,9 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
   steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
   folder = workdir / 'checkpoints' / str(max(steps))
   arrays = {}
-  for item in ('variables', 'training'):
+  for item in ('variables', 'ema', 'training'):
+    if not (folder / item).is_dir():  # `ema` exists only with train.ema
+      continue
     tree = ocp.StandardCheckpointer().restore(folder / item)
     for path, leaf in ocp.tree.to_flat_dict(tree, sep='/').items():
       arrays[f'{item}/{path}'] = np.asarray(leaf).tobytes()
