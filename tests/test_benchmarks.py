@@ -1,8 +1,12 @@
 """The benchmarks' arithmetic, and their parts on the smallest networks."""
 
+import json
+
 import pytest
 
+from benchmarks import ablation
 from benchmarks import turns
+from configs import lsp
 
 
 def test_two_take_turns_by_hand():
@@ -31,3 +35,33 @@ def test_after_the_network():
 
   (found,) = evaluation.run(1, people=400, fewer=200)
   assert found.theirs[0] > 0
+
+
+def test_table_of_an_ablation(tmp_path):
+  """Means over two seeds, half of their range, and the gain over the baseline."""
+  results = {
+    'baseline, seed 0': (40.0, 20.0, 25.0),
+    'baseline, seed 1': (42.0, 21.0, 24.0),
+    'AdamW, seed 0': (43.5, 20.5, 24.0),
+  }
+  (tmp_path / 'results').mkdir()
+  for name, values in results.items():
+    metrics = dict(zip(ablation.METRICS, values))
+    (tmp_path / 'results' / f'{name}.json').write_text(json.dumps(metrics))
+  lines = ablation.table(tmp_path).splitlines()
+  assert lines[2] == '| baseline | 2 | 41.00 ± 1.00 | 20.50 ± 0.50 | 24.50 ± 0.50 |  |  |  |'
+  assert lines[3] == (
+    '| AdamW | 1 | 43.50 ± 0.00 | 20.50 ± 0.00 | 24.00 ± 0.00 | +2.50 | +0.00 | -0.50 |'
+  )
+  assert len(lines) == 4
+
+
+def test_rows_of_the_ablation_are_configurations():
+  """Each row changes the baseline, and the baseline is the paper's recipe at this size."""
+  assert lsp.get_config('recipe=baseline').data.codec == 'paper'
+  for row, settings in (ablation.ROWS | ablation.TESTS).items():
+    config = lsp.get_config('recipe=baseline')
+    for setting in settings:
+      name, _, value = setting.partition('=')
+      section, field = name.split('.')
+      assert str(config[section][field]) != value, row
