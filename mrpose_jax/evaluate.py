@@ -73,9 +73,9 @@ def predict_split(
     config.eval.batch_size,
     config.eval.canvas,
     detections,
-    max(config.eval.scales),
     jax.process_index(),
     jax.process_count(),
+    max(config.eval.scales),
   )
   keypoints, rows = [], []
   on_device = loader.to_device(batches, lambda pair: (parallel.put_batch(pair[0], mesh), pair[1]))

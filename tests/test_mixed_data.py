@@ -134,9 +134,7 @@ def test_data_sets_that_do_not_fit_together(mice_dir, tmp_path):
   prepare.prepare('coco', source, tmp_path, **sets, aspect=1.0)
   refused(f'coco in {tmp_path} was prepared for width / height = 1; .* --aspect=0.75 --overwrite')
   prepare.prepare('coco', source, tmp_path, **sets, scale=0.2, overwrite=True)
-  refused(
-    f'coco in {tmp_path} was prepared for at most 0.2; prepare it again with a larger --scale'
-  )
+  refused('patches were cut for smaller crops .* --scale=0.4 --shift=0 --overwrite')
   prepare.prepare('coco', source, tmp_path, train='', validation='train', overwrite=True)
   refused("has no split 'train'; prepare it with --train=", errors.DataError)
   prepare.prepare('coco', source, tmp_path, **sets, overwrite=True)
@@ -205,7 +203,7 @@ def test_the_sheet_of_a_mix(mice_dir, tmp_path):
     assert caption.removesuffix(', mirrored').endswith(name), caption
   assert len({folder for folder, _ in people}) == 2
   written = browse.browse(config, tmp_path, num=4)
-  assert [path.name for path in written] == ['train.png', 'validation.png']
+  assert [path.name for path in written] == ['train.png', 'mirrored.png', 'validation.png']
 
 
 @pytest.fixture(scope='module')

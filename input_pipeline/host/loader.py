@@ -133,9 +133,9 @@ def evaluation_batches(
   batch_size: int,
   canvas: int,
   detections: dict[str, np.ndarray] | None = None,
-  scale: float = 1.0,
   process_index: int = 0,
   process_count: int = 1,
+  scale: float = 1.0,
 ) -> Iterator[tuple[batching.PersonBatch, Rows]]:
   """Yields every person of split 'validation' once; batches are filled up with empty patches.
 
@@ -148,8 +148,8 @@ def evaluation_batches(
     batch_size: global batch size; each process yields its share.
     canvas: side of the patches in pixels; a region that covers more image pixels is averaged down.
     detections: from `detection_files.read`; by default the annotated boxes are used.
-    scale: largest factor on the regions' size that is cropped, see `eval.scales`.
     process_index, process_count: as in jax.distributed.
+    scale: largest factor on the regions' size that is cropped, see `eval.scales`.
 
   Yields:
     A batch of this process's share of people, and the Rows of its real people, which come first.

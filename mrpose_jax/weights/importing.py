@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import ml_collections
@@ -34,8 +35,8 @@ def import_weights(
 
   Args:
     config: configuration of the network and its data set; coco and mpii need not be prepared.
-    weights: path of the weights file, see `torch_files.import_torch_weights`, or a network of this
-      project such as a published one, see `predictors.load_predictor`.
+    weights: path or arrays of PyTorch weights, see `torch_files.import_torch_weights`, or a network
+      of this project such as a published one, see `predictors.load_predictor`.
     workdir: a new folder.
     channel_order: 'rgb' or 'bgr'; by default derived from the file, see
       `torch_files.channel_order_of`. A network of this project keeps its own.
@@ -115,4 +116,6 @@ def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str)
 
 def _is_network(source):
   """Whether this names a network of this project rather than a file of PyTorch weights."""
+  if isinstance(source, Mapping):
+    return False
   return hub.is_address(source) or pathlib.Path(source).expanduser().is_dir()

@@ -372,7 +372,8 @@ def test_command_line_refuses_a_wrong_flag(tmp_path):
 def test_metadata_say_what_was_prepared(source, data_dir):
   prepare.prepare('coco', source, data_dir, canvas=48, scale=0.3)
   metadata = json.loads((data_dir / 'coco/1.0.0/metadata.json').read_text())
-  assert metadata['crops'] == {'aspect': 0.75, 'padding': 1.25, 'scale': 0.3, 'canvas': 48}
+  crops = {'aspect': 0.75, 'padding': 1.25, 'scale': 0.3, 'canvas': 48}
+  assert metadata['crops'] == crops | {'shift': 0.0, 'half_body': False}
   assert metadata['skeleton']['keypoints'] == tiny_coco.CATEGORY['keypoints']
   dataset = prepared_data.open_dataset('coco', data_dir)
   assert dataset.skeleton.flip_pairs == ((0, 1),)

@@ -136,7 +136,7 @@ def test_files_that_are_none(tmp_path):
   with pytest.raises(errors.DataError, match=r'no field of its data is the name of an image'):
     label_studio.read(path)
   path.write_text('{"images": []}')
-  with pytest.raises(errors.DataError, match="is in COCO's format, which input_pipeline"):
+  with pytest.raises(errors.DataError, match="is in COCO's format, which mrpose_jax"):
     label_studio.read(path)
   path.write_text('{}')
   with pytest.raises(errors.DataError, match='a list of tasks is needed'):
