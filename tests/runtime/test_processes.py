@@ -243,7 +243,7 @@ def test_waiting_for_others_is_said_and_ends():
 )
 def test_modes_that_need_no_other_process_join_none(mode, code, tmp_path):
   """Each mode but show ends with the error of a missing file instead of waiting."""
-  flags = f'--mode={mode}', '--topology=x', f'--input={tmp_path}/x', f'--output={tmp_path}/y'
+  flags = f'--mode={mode}', '--topology=x', f'--input={tmp_path}/x', f'--output={tmp_path}/y.onnx'
   arguments = command(tmp_path / 'absent', 1.0, *flags)
   codes, ((_, err),) = finish(start(arguments, 1, **INTERACTIVE_SLURM))
   assert codes == [code], err
