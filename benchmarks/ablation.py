@@ -55,19 +55,23 @@ TESTS = {
   'no flip test': ('eval.flip_test=False',),
 }
 
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of the prepared people of LSPET.')
-_OUTPUT = flags.DEFINE_string('output', 'runs/ablation', 'Folder of the runs and the table.')
-_SEEDS = flags.DEFINE_multi_integer('seeds', [0, 1], 'Seeds of the runs of each row.')
-_ONLY = flags.DEFINE_multi_string('only', [], 'Rows to run, by the beginning of their names [all].')
+
+def define_flags():
+  """Defines the flags of the command. Importing this module defines none."""
+  flags.DEFINE_string('data_dir', None, 'Folder of the prepared people of LSPET.', required=True)
+  flags.DEFINE_string('output', 'runs/ablation', 'Folder of the runs and the table.')
+  flags.DEFINE_multi_integer('seeds', [0, 1], 'Seeds of the runs of each row.')
+  flags.DEFINE_multi_string('only', [], 'Rows to run, by the beginning of their names [all].')
 
 
 def main(arguments):
   more = arguments[1:]
-  output = pathlib.Path(_OUTPUT.value)
+  output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
-  for seed in _SEEDS.value:
+  for seed in flags.FLAGS.seeds:
     for row, settings in (ROWS | {ALL: None} | TESTS).items():
-      if not _ONLY.value or any(row.startswith(name) for name in _ONLY.value):
+      only = flags.FLAGS.only
+      if not only or any(row.startswith(name) for name in only):
         measure(row, settings, seed, output, more)
         text = table(output)
         (output / 'ablation.md').write_text(text, encoding='utf-8')
@@ -83,7 +87,7 @@ def measure(row: str, settings, seed: int, output: pathlib.Path, more: list[str]
   workdir = output / f'{BASELINE if row in TESTS else row}, seed {seed}'.replace(' ', '_')
   command = [
     *(sys.executable, str(ROOT / 'main.py'), f'--config={ROOT}/configs/lsp.py:recipe={recipe}'),
-    *(f'--workdir={workdir}', f'--config.data.data_dir={_DATA_DIR.value}'),
+    *(f'--workdir={workdir}', f'--config.data.data_dir={flags.FLAGS.data_dir}'),
     *(f'--config.seed={seed}', f'--config.eval.metrics={METRICS}', '--config.train.epochs=12'),
     *more,
     *(f'--config.{setting}' for setting in settings or ()),
@@ -123,5 +127,5 @@ def table(output: pathlib.Path) -> str:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('data_dir')
+  define_flags()
   app.run(main)

@@ -1,13 +1,18 @@
 """Boxes from arrays, `supervision.Detections` and detectors of any form."""
 
+import warnings
+
 import numpy as np
 import pytest
-import supervision
 
 import mrpose_jax
 from mrpose_jax import box_inputs
 from tests import test_predict
 from tests.helpers import tiny_run
+
+with warnings.catch_warnings():  # supervision warns that it is slower without OpenCV
+  warnings.simplefilter('ignore')
+  import supervision
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 CORNERS = np.array([[10, 5, 30, 45], [40, 0, 60, 50]], np.float64)

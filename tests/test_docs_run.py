@@ -216,6 +216,6 @@ def test_every_block_of_python(folder, results, page, monkeypatch):
     names |= {'images': image[None], 'boxes': boxes[None] if of_batches else boxes}
     small = block.replace('.pth.tar', '.safetensors').replace('depth=50', 'depth=18, width=4')
     exec(compile(small, page, 'exec'), names)
-    shape = (1, 2, 17, 3) if 'images' in names else (2, 17, 3)
+    shape = (1, 2, 17, 3) if of_batches else (2, 17, 3)
     if 'people = ' in block and 'several' not in block:
       assert names['people'].shape == shape, block
