@@ -73,9 +73,8 @@ def main(arguments):
       only = flags.FLAGS.only
       if not only or any(row.startswith(name) for name in only):
         measure(row, settings, seed, output, more)
-        text = table(output)
-        (output / 'ablation.md').write_text(text, encoding='utf-8')
-  print(text)
+        (output / 'ablation.md').write_text(table(output), encoding='utf-8')
+  print(table(output))
 
 
 def measure(row: str, settings, seed: int, output: pathlib.Path, more: list[str]):

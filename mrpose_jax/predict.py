@@ -42,11 +42,12 @@ def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
   name = config.data.codec
   if name not in codecs.CODECS:
     raise errors.ConfigError(f'data.codec={name!r}: use one of {", ".join(codecs.CODECS)}')
-  return codecs.CODECS[name](
+  codec = codecs.CODECS[name]
+  return codec(
     image_size=(height, width),
     heatmap_size=(height // 4, width // 4),
     sigma=config.data.sigma,
-    **({} if config.eval.offset is None else {'offset': config.eval.offset}),
+    offset=config.eval.offset or codec.offset,
   )
 
 

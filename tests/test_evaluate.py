@@ -98,6 +98,7 @@ def test_evaluations_with_other_settings_are_kept_apart(tmp_path, caplog):
     ({'detections': second}, '0-detections=boxes-2'),
     ({'flip_test': False, 'offset': 'none'}, '0-flip_test=False,offset=none'),
     ({'flip_test': True}, ''),  # what None means for these data
+    ({'offset': 'quarter'}, ''),  # what None means for this codec
     ({'detections': first}, ''),
   ):
     before = {file: file.read_bytes() for file in workdir.glob('eval/*/*.json')}

@@ -80,12 +80,8 @@ def pck(keypoints, target, reference_length, visible, threshold=0.2):
   Returns:
     {'keypoints': K floats, 'Mean': all keypoints together}: per cent, NaN if all are excluded.
   """
-  keypoints, target = np.asarray(keypoints, np.float64), np.asarray(target, np.float64)
-  reference = np.asarray(reference_length, np.float64)[:, None]
-  if keypoints.shape != target.shape:
-    raise ValueError(f'keypoints {keypoints.shape} and target {target.shape} differ in shape')
-  counted = (np.asarray(visible) > 0) & (reference > 0)
-  correct = np.linalg.norm(keypoints - target, axis=-1) <= threshold * reference  # [N, K]
+  distance, reference, counted = _distances(keypoints, target, reference_length, visible)
+  correct = distance <= threshold * reference
   per_keypoint = _per_cent(correct, counted, axis=0)
   return {'keypoints': per_keypoint.tolist(), 'Mean': float(_per_cent(correct, counted))}
 
@@ -105,12 +101,7 @@ def auc(keypoints, target, reference_length, visible, limit=0.5):
   Returns:
     {'keypoints': K floats, 'Mean': all keypoints together}: per cent, NaN if all are excluded.
   """
-  keypoints, target = np.asarray(keypoints, np.float64), np.asarray(target, np.float64)
-  reference = np.asarray(reference_length, np.float64)[:, None]
-  if keypoints.shape != target.shape:
-    raise ValueError(f'keypoints {keypoints.shape} and target {target.shape} differ in shape')
-  counted = (np.asarray(visible) > 0) & (reference > 0)
-  distance = np.linalg.norm(keypoints - target, axis=-1)  # [N, K]
+  distance, reference, counted = _distances(keypoints, target, reference_length, visible)
   fraction = distance / (limit * np.where(reference > 0, reference, 1))
   share = np.where(np.isnan(distance), 0, np.maximum(1 - fraction, 0))
   per_keypoint = _per_cent(share, counted, axis=0)
@@ -160,6 +151,16 @@ def write_mat(keypoints, path):
   """
   with open(path, 'wb') as file:
     scipy.io.savemat(file, {'preds': np.asarray(keypoints, np.float64) + 1})
+
+
+def _distances(keypoints, target, reference_length, visible):
+  """Distances [N, K] in pixels, reference lengths [N, 1], and which keypoints count [N, K]."""
+  keypoints, target = np.asarray(keypoints, np.float64), np.asarray(target, np.float64)
+  reference = np.asarray(reference_length, np.float64)[:, None]
+  if keypoints.shape != target.shape:
+    raise ValueError(f'keypoints {keypoints.shape} and target {target.shape} differ in shape')
+  counted = (np.asarray(visible) > 0) & (reference > 0)
+  return np.linalg.norm(keypoints - target, axis=-1), reference, counted
 
 
 def _per_cent(correct, counted, axis=None):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 
+from mrpose_jax import codecs
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.runtime import checkpoint
 
@@ -28,7 +29,10 @@ def settings_of(config: dict, dataset: prepared_data.Dataset) -> dict:
     The content of settings.json: names of settings and their values.
   """
   settings = {n: value for n, value in config['eval'].items() if n not in ('batch_size', 'primary')}
+  # What None stands for, so that naming it is not another setting.
   settings['flip_test'] = dataset.skeleton.mirroring(settings['flip_test'], True)
+  codec = codecs.CODECS[config['data'].get('codec', 'paper')]
+  settings['offset'] = settings.get('offset') or codec.offset
   if settings['detections']:
     settings['detections'] = os.path.abspath(os.path.expanduser(settings['detections']))
   else:
