@@ -42,7 +42,7 @@ def test_table_of_an_ablation(tmp_path):
   results = {
     'baseline, seed 0': (40.0, 20.0, 25.0),
     'baseline, seed 1': (42.0, 21.0, 24.0),
-    'AdamW, seed 0': (43.5, 20.5, 24.0),
+    'shift 0.1, seed 0': (43.5, 20.5, 24.0),
   }
   (tmp_path / 'results').mkdir()
   for name, values in results.items():
@@ -51,7 +51,7 @@ def test_table_of_an_ablation(tmp_path):
   lines = ablation.table(tmp_path).splitlines()
   assert lines[2] == '| baseline | 2 | 41.00 ± 1.00 | 20.50 ± 0.50 | 24.50 ± 0.50 |  |  |  |'
   assert lines[3] == (
-    '| AdamW | 1 | 43.50 ± 0.00 | 20.50 ± 0.00 | 24.00 ± 0.00 | +2.50 | +0.00 | -0.50 |'
+    '| shift 0.1 | 1 | 43.50 ± 0.00 | 20.50 ± 0.00 | 24.00 ± 0.00 | +2.50 | +0.00 | -0.50 |'
   )
   assert len(lines) == 4
 
