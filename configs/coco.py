@@ -8,8 +8,8 @@ mrfeanet1, mrfeanet2), depth (50, 101, 152), recipe ('paper': rotation +-30 degr
 +-40 %, as in the paper's text; 'released': +-40 degrees and +-30 % with normal draws, as in the
 authors' code). Each row of tables I and II is one NETWORK,depth=DEPTH.
 
-On TPUs and recent GPUs, add --config.model.dtype=bfloat16: float32 products are not computed in
-float32 there either (see docs/training.md), so float32 is slower without being exact.
+The network computes in bfloat16 on TPUs and recent GPUs and in float32 on CPUs; docs/training.md
+says why, and how to choose.
 
 Cost: the time of its 170 epochs was not measured; docs/planning.md lists the memory and the
 arithmetic of a training step on TPUs and on an H100.

@@ -7,8 +7,8 @@ README.md says how to prepare the data. Arguments: network, depth, recipe ('pape
 draws; 'released' uses normal draws and rotates with probability 0.6; both with +-30 degrees and
 +-25 %). Each row of table III is one NETWORK,depth=DEPTH.
 
-On TPUs and recent GPUs, add --config.model.dtype=bfloat16: float32 products are not computed in
-float32 there either (see docs/training.md), so float32 is slower without being exact.
+The network computes in bfloat16 on TPUs and recent GPUs and in float32 on CPUs; docs/training.md
+says why, and how to choose.
 
 Cost: the time of its 140 epochs was not measured.
 Outcome: not measured with this code; the paper reports a mean PCKh@0.5 of 89.8 for this network.

@@ -23,9 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.depth = 50
   # Number of channels of the stem; the paper uses 64.
   config.model.width = 64
-  # Number type of the network's computation: 'float32', or 'bfloat16', which is recommended on TPUs
-  # and recent GPUs.
-  config.model.dtype = 'float32'
+  # Number type of the network's computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on
+  # TPUs and recent GPUs and float32 elsewhere; the run logs and stores its choice, and keeps it.
+  config.model.dtype = 'auto'
   # Precision of float32 products on accelerators: 'default' is TF32 on recent GPUs and bfloat16 on
   # TPUs, 'high' is more exact, 'highest' is float32. A CPU always computes in float32.
   config.model.precision = 'default'

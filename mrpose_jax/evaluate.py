@@ -26,6 +26,7 @@ from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import evaluation_folders
+from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
     ConfigError, DataError, CheckpointError: with one line that says what to do.
   """
   configuration.check(config)
+  number_types.settle(config, jax.devices()[0])
   dataset = configuration.open_dataset(config)
   detections = read_detections(config, dataset)
   workdir, step = checkpoint.locate(workdir)
@@ -198,6 +200,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
 
   step, (variables, meta) = checkpoints.read(step, restore)
   checkpoints.close()
+  number_types.tell_change(config, meta['config'])
   predict_step = compilation.jit(
     predict.make_predict_people(config, dataset.skeleton), out_shardings=parallel.batched(mesh)
   )

@@ -13,6 +13,7 @@ from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.models import pose_network
+from mrpose_jax.runtime import number_types
 
 
 def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_network.PoseNetwork:
@@ -22,7 +23,7 @@ def model_of(config: ml_collections.ConfigDict, num_keypoints: int) -> pose_netw
     model.network,
     model.depth,
     num_keypoints,
-    dtype=model.dtype,
+    dtype=number_types.choose(model.dtype),
     width=model.width,
     norm_groups=model.norm_groups,
     remat=model.remat,

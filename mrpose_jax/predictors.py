@@ -26,6 +26,7 @@ from mrpose_jax.models import folding
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
+from mrpose_jax.runtime import number_types
 from mrpose_jax.weights import hub
 from mrpose_jax.weights import published
 
@@ -244,7 +245,8 @@ def load_predictor(
       WORKDIR/checkpoints/STEP of a checkpoint; or a folder that --mode=publish wrote; or
       hf://owner/name or hf://owner/name@revision, such a folder on the Hugging Face hub.
     flip_test, offset, batch_size, ema, scales: replace the values of the run's own `config.eval`.
-    dtype: replaces the run's own `config.model.dtype`: 'float32' or 'bfloat16'.
+    dtype: 'float32', 'bfloat16' or 'auto', see `number_types.choose`. None is the type that the run
+      computed in, except that a CPU computes in float32, where bfloat16 would be slow.
     device: the device to predict on; by default the first of this process.
 
   Raises:
@@ -264,7 +266,10 @@ def load_predictor(
   config = ml_collections.ConfigDict(meta['config'])
   _set(config.eval, flip_test=flip_test, offset=offset, batch_size=batch_size)
   _set(config.eval, scales=None if scales is None else tuple(scales))
-  _set(config.model, dtype=dtype)
+  device = device or jax.local_devices()[0]
+  if dtype is None:
+    dtype = number_types.AUTO if device.platform == 'cpu' else config.model.dtype
+  config.model.dtype = number_types.choose(dtype, device)
   skeleton, crops = skeletons.from_dict(meta['skeleton']), meta['crops']
   return Predictor(variables, config, skeleton, crops['aspect'], crops['padding'], step)
 

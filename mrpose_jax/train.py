@@ -31,6 +31,7 @@ from mrpose_jax.runtime import compilation
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import metric_writer
+from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import preemption
 from mrpose_jax.runtime import profiling
@@ -108,6 +109,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
       f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
     )
   with configuration.hold_workdir(config, workdir), preemption.StopSignals() as signals:
+    number_types.settle(config, jax.devices()[0])
     run = build(config, dataset, workdir)
     with contextlib.closing(checkpoint.Checkpoints(workdir, create=True)) as checkpoints:
       state = restore_or_start(run, checkpoints)

@@ -59,7 +59,7 @@ def _stablehlo(predictor, decode):
   del decode  # always inside
   k = predictor.skeleton.num_keypoints
   return exported(predictor).serialize(), (
-    f'step {predictor.step}, {", ".join(PLATFORMS)}\n'
+    f'step {predictor.step}, {predictor.config.model.dtype}, {", ".join(PLATFORMS)}\n'
     f'uint8 [n, h, w, 3], float32 [n, m, 4] x, y, width, height -> float32 [n, m, {k}, 3]\n'
     f'keypoints: {", ".join(predictor.skeleton.keypoints)}'
   )

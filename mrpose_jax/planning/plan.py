@@ -29,6 +29,7 @@ from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.planning import compiled
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
       cannot run on it.
   """
   chip, devices = open_topology(topology)
+  number_types.settle(config, devices[0])
   configuration.check(config)
   if config.train.accumulate != 1:
     raise errors.ConfigError(
@@ -345,7 +347,8 @@ class Planner:
 
     def crops(step, batch):
       examples = make_examples(step, batch)
-      return examples.inputs.astype(config.model.dtype), examples.target, examples.weights
+      dtype = number_types.choose(config.model.dtype)
+      return examples.inputs.astype(dtype), examples.target, examples.weights
 
     step = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
     return jax.jit(crops).lower(step, self.batch(people, self.canvas))

@@ -22,6 +22,7 @@ from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.metrics import choice
 from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -268,7 +269,9 @@ def hold_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path):
       _lock(lock, workdir)
     file = workdir / 'config.json'
     if file.exists():
-      match_workdir(config, checkpoint.read_json(file), workdir)
+      stored = checkpoint.read_json(file)
+      match_workdir(config, stored, workdir)
+      number_types.go_on(config, stored)
     yield
 
 

@@ -13,6 +13,7 @@ import re
 from mrpose_jax import codecs
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import number_types
 
 SETTINGS = 'settings.json'
 _NAME_LENGTH = 100  # characters; file systems allow 255 bytes
@@ -39,6 +40,8 @@ def settings_of(config: dict, dataset: prepared_data.Dataset) -> dict:
     settings.pop('detection_threshold', None)
   for section, names in (('model', ('dtype', 'precision')), ('data', ('flip_pairs', 'sigmas'))):
     settings |= {name: config[section][name] for name in names if name in config[section]}
+  if 'dtype' in settings:
+    settings['dtype'] = number_types.choose(settings['dtype'])
   settings['data'] = dataset.image_set('validation')
   settings['fingerprint'] = dataset.fingerprint('validation')
   return json.loads(json.dumps(settings))  # as JSON stores it, with lists for tuples

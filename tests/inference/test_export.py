@@ -66,7 +66,7 @@ def test_platforms_and_symbolic_shapes(file):
 def test_says_what_it_wrote(workdir, tmp_path, capsys):
   export.export(workdir, tmp_path / 'a' / 'pose.stablehlo')
   output = capsys.readouterr().out
-  assert 'step 0, cpu, cuda, tpu' in output
+  assert 'step 0, float32, cpu, cuda, tpu' in output
   assert 'keypoints: nose, left_eye' in output
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.ConfigError, match=r'--output=.*x\.stablehlo: cannot be written'):

@@ -1,5 +1,7 @@
 """The plan: its table and bounds by hand, the largest batch, and errors about topologies."""
 
+import types
+
 import jax
 import pytest
 from flax import linen as nn
@@ -138,6 +140,21 @@ def test_steps_in_parts_are_planned_by_the_part(config, here):
   config.train.accumulate = 2
   with pytest.raises(errors.ConfigError, match=r'train.accumulate=2: plan one part'):
     plan.plan(config, 'v5e:2x2')
+
+
+def test_the_number_type_is_that_of_the_topology(config, here, monkeypatch):
+  class Stop(Exception):
+    pass
+
+  def stop(config, devices):
+    raise Stop(config.model.dtype)
+
+  monkeypatch.setattr(plan, 'Planner', stop)
+  for platform, expected in (('tpu', 'bfloat16'), ('cpu', 'float32')):
+    device = types.SimpleNamespace(platform=platform, device_kind=platform)
+    monkeypatch.setattr(plan, 'open_topology', lambda topology, device=device: (here, [device]))
+    with pytest.raises(Stop, match=expected):
+      plan.plan(config.copy_and_resolve_references(), 'v5e:1x1')
 
 
 def test_batches_that_groups_can_share():
