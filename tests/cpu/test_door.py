@@ -86,6 +86,17 @@ def test_a_bfloat16_network_has_no_kernels_for_predictions():
   assert not door.prepare_kernels(model, variables)
 
 
+@pytest.mark.parametrize('network', ['simple_baseline', 'mrheatnet2'])
+def test_bfloat16_convolutions_stay_convolutions(network):
+  """XLA computes their products on a CPU hundreds of times slower."""
+  model, variables = model_and_variables(network, dtype='bfloat16')
+  opened, plain = (
+    jit(gradients_of(model)).lower(variables, images_of(2)).as_text().count('.convolution(')
+    for jit in (door.jit, jax.jit)
+  )
+  assert opened == plain > 60
+
+
 @pytest.mark.parametrize('remat', [False, True])
 def test_plain_programs_hold_no_trace_of_it(remat):
   """Holds in any order of tracing and with a nested `jit`, although JAX caches traces."""
