@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test benchmark format clean
+.PHONY: quickstart test benchmark accelerator format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -17,6 +17,12 @@ test: $(VENV)/installed
 benchmark: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks $(BENCHMARK_FLAGS)
+
+# On a GPU; on a TPU: make accelerator ACCELERATOR=tpu
+ACCELERATOR ?= cuda12
+accelerator: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[$(ACCELERATOR)]'
+	$(BIN)/python -m benchmarks --parts=accelerator --output=runs/accelerator
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

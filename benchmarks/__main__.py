@@ -1,5 +1,8 @@
 """Runs all benchmarks: `make benchmark`, or some: `python -m benchmarks --parts=network`.
 
+`python -m benchmarks --parts=accelerator` (`make accelerator`) is for GPUs and TPUs, see
+`accelerator.runner`; it writes accelerator.json and accelerator.md.
+
 Each part runs in its own process, because one part's memory and threads would slow down the next.
 Writes benchmarks.json with all results and benchmarks.md with the tables.
 """
@@ -18,7 +21,9 @@ from benchmarks import parts
 from mrpose_jax import command_line
 from mrpose_jax.runtime import compilation
 
-_PARTS = flags.DEFINE_multi_enum('parts', parts.NAMES, parts.NAMES, 'Benchmarks to run.')
+_PARTS = flags.DEFINE_multi_enum(
+  'parts', parts.NAMES, (*parts.NAMES, parts.ACCELERATOR), 'Benchmarks to run.'
+)
 _TURNS = flags.DEFINE_integer(
   'turns', 7, 'Number of turns, each of which times both sides.', lower_bound=1
 )
@@ -30,10 +35,21 @@ _OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the results and tables.
 
 def main(arguments):
   command_line.no_arguments(arguments)
+  output = pathlib.Path(_OUTPUT.value)
+  if parts.ACCELERATOR in _PARTS.value:
+    from benchmarks.accelerator import runner
+
+    print(runner.markdown(runner.run(output)))
+  usual = [part for part in _PARTS.value if part != parts.ACCELERATOR]
+  if usual:
+    _run(usual, pathlib.Path(_SCRATCH.value), output)
+
+
+def _run(names, scratch, output):
+  """Runs these parts, and writes and prints their tables."""
   from benchmarks import turns
   from mrpose_jax.input_pipeline import prepare
 
-  scratch, output = pathlib.Path(_SCRATCH.value), pathlib.Path(_OUTPUT.value)
   output.mkdir(parents=True, exist_ok=True)
   prepare.prepare('synthetic_people', None, scratch)
   versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'torch', 'numpy')}
@@ -45,7 +61,7 @@ def main(arguments):
     'turns': _TURNS.value,
   }
   rows, tables = [], []
-  for part in _PARTS.value:
+  for part in names:
     with concurrent.futures.ProcessPoolExecutor(
       1, multiprocessing.get_context('spawn'), compilation.set_up_memory
     ) as process:

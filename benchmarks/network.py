@@ -1,5 +1,7 @@
 """Times training steps and predictions on the CPU against the same network in PyTorch."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import optax
@@ -34,10 +36,30 @@ def _training(name, depth, size, width, n, num_turns):
   r = np.random.default_rng(0)
   images = r.standard_normal((n, *size, 3), np.float32)
   target = r.random((n, size[0] // 4, size[1] // 4, 17), np.float32)
-  weights = np.ones((n, 17), np.float32)
+  train = trainer(model, variables, images, target)
+  their_target = torch.from_numpy(target.transpose(0, 3, 1, 2).copy())
+  adam = torch.optim.Adam(network.train().parameters(), lr=1e-3)
+
+  def steps_of(x):
+    def theirs():
+      adam.zero_grad()
+      (0.5 * (network(x) - their_target).square().mean()).backward()
+      adam.step()
+
+    return theirs
+
+  theirs, reference = _faster_layout(network, images, steps_of)
+  what = f'training step, {_describe(name, depth, size)}, batch {n}'
+  return turns.take_turns(what, lambda: train().block_until_ready(), theirs, num_turns, reference)
+
+
+def trainer(model, variables, images, target) -> Callable[[], jax.Array]:
+  """Returns a function that does one training step on these images, and returns the loss."""
+  images, target = jax.device_put((images, target))
+  weights = jnp.ones(target.shape[::3], jnp.float32)
   optimizer = optimizers.adam(lambda step: 1e-3)
 
-  def train_step(variables, opt_state):
+  def train_step(variables, opt_state, images, target, weights):
     def loss_of(params):
       heatmaps, updated = model.apply(
         {**variables, 'params': params}, images, train=True, mutable=['batch_stats']
@@ -52,24 +74,11 @@ def _training(name, depth, size, width, n, num_turns):
   train_step = compilation.jit(train_step, donate_argnums=(0, 1))
   state = [variables, jax.jit(optimizer.init)(variables['params'])]
 
-  def ours():
-    *state[:], loss = train_step(*state)
-    loss.block_until_ready()
+  def step():
+    *state[:], loss = train_step(*state, images, target, weights)
+    return loss
 
-  their_target = torch.from_numpy(target.transpose(0, 3, 1, 2).copy())
-  adam = torch.optim.Adam(network.train().parameters(), lr=1e-3)
-
-  def steps_of(x):
-    def theirs():
-      adam.zero_grad()
-      (0.5 * (network(x) - their_target).square().mean()).backward()
-      adam.step()
-
-    return theirs
-
-  theirs, reference = _faster_layout(network, images, steps_of)
-  what = f'training step, {_describe(name, depth, size)}, batch {n}'
-  return turns.take_turns(what, ours, theirs, num_turns, reference)
+  return step
 
 
 def _prediction(name, depth, size, width, n, times, num_turns):
@@ -105,9 +114,9 @@ def _prediction(name, depth, size, width, n, times, num_turns):
   return turns.take_turns(what, ours, theirs, num_turns, reference)
 
 
-def both(name, depth, width):
-  """Returns our model and variables, and a PyTorch network with the same weights."""
-  model = mrpose_jax.create_model(name, depth=depth, width=width)
+def both(name, depth, width, dtype='float32'):
+  """Returns our model and variables, and a PyTorch network with the same weights, on the CPU."""
+  model = mrpose_jax.create_model(name, depth=depth, width=width, dtype=dtype)
   init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)), train=False))
   variables = init(jax.random.key(0))
   network = torch_networks.Network(name, depth, 17, width)

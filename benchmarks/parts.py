@@ -1,6 +1,8 @@
 """The benchmarks by name."""
 
 NAMES = ('network', 'prediction', 'evaluation', 'start', 'loader', 'scaling')
+# Runs on the accelerator that JAX finds, and only where it is asked for.
+ACCELERATOR = 'accelerator'
 
 
 def measure(part, num_turns, scratch, coco_folder, image_set):

@@ -1,8 +1,11 @@
 """Generates the weights of the golden arrays by their rule, so that no file has to hold them."""
 
+import pathlib
 import zlib
 
 import numpy as np
+
+FOLDER = pathlib.Path(__file__).parents[3] / 'shared' / 'golden'
 
 
 def state_dict(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:

@@ -1,0 +1,47 @@
+"""A run that is killed while it saves, and started again, against a run that is not.
+
+This process must not start JAX's devices before the runs have ended: a TPU serves one process.
+"""
+
+import os
+import pathlib
+import random
+import tempfile
+
+from benchmarks import kill_runs
+from benchmarks.accelerator import rows
+
+KILLS = 2
+EPOCHS = 12.0
+SETTINGS = (
+  '--config.model.deterministic=True',
+  '--config.train.batch_size=8',  # up to eight devices share it
+  '--config.eval.batch_size=8',
+)
+
+
+def measure(table: rows.Rows):
+  """Kills the tiny run of `kill_runs`; raises ValueError unless the bits are the same."""
+  table.about(f'XLA_FLAGS={os.environ.get("XLA_FLAGS", "")} {" ".join(SETTINGS)}')
+  kill_runs.ENVIRONMENT['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '')
+  others = os.environ.get('PYTHONPATH', '')
+  kill_runs.ENVIRONMENT['PYTHONPATH'] = f'{kill_runs.ROOT}{os.pathsep}{others}'
+  draw = random.Random(0)
+  with tempfile.TemporaryDirectory() as scratch:
+    whole, killed = pathlib.Path(scratch) / 'whole', pathlib.Path(scratch) / 'killed'
+    kill_runs.finish(whole, EPOCHS, *SETTINGS)
+    kills = 0
+    for _ in range(KILLS):
+      process = kill_runs.start(killed, EPOCHS, *SETTINGS)
+      kills += kill_runs.kill_in_a_save(process, killed, draw)
+      process.stderr.close()
+    kill_runs.finish(killed, EPOCHS, *SETTINGS)
+    (arrays, losses), (other_arrays, other_losses) = map(kill_runs.contents, (whole, killed))
+  different = [name for name in arrays if arrays[name] != other_arrays.get(name)]
+  table.add(
+    f'{kills} kills in a save',
+    **{'arrays': len(arrays), 'different arrays': len(different), 'steps': len(losses)},
+    **{'losses are equal': losses == other_losses},
+  )
+  if different or losses != other_losses:
+    raise ValueError(f'the resumed run has other bits: {", ".join(different[:5]) or "losses"}')
