@@ -18,6 +18,7 @@ from mrpose_jax.codecs import Codec as Codec
 from mrpose_jax.codecs import flip_heatmaps as flip_heatmaps
 from mrpose_jax.losses import keypoint_mse_loss as keypoint_mse_loss
 from mrpose_jax.models.pose_network import create_model as create_model
+from mrpose_jax.version import __version__ as __version__
 from mrpose_jax.weights.torch_files import export_torch_weights as export_torch_weights
 from mrpose_jax.weights.torch_files import import_torch_weights as import_torch_weights
 

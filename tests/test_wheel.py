@@ -1,4 +1,4 @@
-"""The package as pip installs it, used from a folder that is not the checkout."""
+"""The package, installed from its source archive and used outside the checkout."""
 
 import os
 import pathlib
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrpose_jax import version
 from tests.helpers import tiny_coco
 from tests.helpers import tiny_run
 
@@ -42,14 +43,18 @@ assert warp is input_pipeline.warp
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-  """Folder that pip installed the package's wheel in."""
+  """Folder that pip installed the package in: a wheel that it built from the source archive."""
   source, site = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site')
   for name in ('mrpose_jax', 'input_pipeline', 'configs'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('pyproject.toml', 'README.md', 'LICENSE'):
+  for name in ('pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'):
     shutil.copy(ROOT / name, source)
+  build = 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+  subprocess.run([sys.executable, '-c', build], cwd=source, check=True)
+  (archive,) = (source / 'dist').iterdir()
+  assert archive.name == f'mrpose_jax-{version.__version__}.tar.gz'
   install = (sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index')
-  subprocess.run([*install, '--no-build-isolation', '--target', site, source], check=True)
+  subprocess.run([*install, '--no-build-isolation', '--target', site, archive], check=True)
   return site
 
 
@@ -93,6 +98,12 @@ def test_every_package_is_listed():
     for file in (ROOT / folder).rglob('*.py')
   }
   assert set(listed) == folders | {'mrpose_jax.configs'}
+
+
+def test_version(call):
+  told = call('-c', 'import mrpose_jax; print(mrpose_jax.__version__)')
+  installed = call('-c', 'from importlib import metadata; print(metadata.version("mrpose_jax"))')
+  assert told == installed == f'{version.__version__}\n'
 
 
 def test_predict_from_python(call):
