@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test benchmark accelerator format clean
+.PHONY: quickstart test benchmark accelerator docs build format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -24,12 +24,22 @@ accelerator: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[$(ACCELERATOR)]'
 	$(BIN)/python -m benchmarks --parts=accelerator --output=runs/accelerator
 
+# Builds the pages in site/; a dead link or anchor is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+# Writes the wheel and the source archive to dist/.
+build: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist site .cache *.egg-info
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
