@@ -17,9 +17,9 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app
 from absl import flags
 
+from mrpose_jax import command_line
 from mrpose_jax.runtime import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -67,14 +67,13 @@ def define_flags():
 
 
 def main(arguments):
-  more = arguments[1:]
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
   for seed in flags.FLAGS.seeds:
     for row in (*ROWS, ALL, *TESTS):
       only = flags.FLAGS.only
       if not only or any(row.startswith(name) for name in only):
-        measure(row, seed, output, more)
+        measure(row, seed, output, arguments)
         (output / 'ablation.md').write_text(table(output), encoding='utf-8')
   print(table(output))
 
@@ -135,4 +134,4 @@ def table(output: pathlib.Path) -> str:
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  command_line.run(main)

@@ -29,9 +29,9 @@ import time
 
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import app
 from absl import flags
 
+from mrpose_jax import command_line
 from mrpose_jax import defaults
 from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
@@ -129,8 +129,8 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
   return arrays, dict(losses)
 
 
-def main(argv):
-  logging.getLogger('absl').setLevel(logging.ERROR)
+def main(arguments):
+  logging.getLogger('mrpose_jax').setLevel(logging.WARNING)
   kills, restarts = flags.FLAGS.kills, flags.FLAGS.restarts
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
@@ -138,7 +138,7 @@ def main(argv):
       for total, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
         print(f'{total} starts: {restart(folder, times)}', flush=True)
       return
-    run(folder, kills, 3.0 * kills, flags.FLAGS.seed, *argv[1:])
+    run(folder, kills, 3.0 * kills, flags.FLAGS.seed, *arguments)
 
 
 def run(folder: pathlib.Path, kills: int, epochs: float, seed: int, *more: str):
@@ -209,4 +209,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('kills', 50, 'Number of kills.')
   flags.DEFINE_integer('restarts', 0, 'If positive, restart a finished run this often instead.')
   flags.DEFINE_integer('seed', 0, 'Random seed of the times of the kills.')
-  app.run(main)
+  command_line.run(main)

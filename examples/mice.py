@@ -8,11 +8,13 @@ have no area and no iscrowd.
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
+
+from mrpose_jax import command_line
+from mrpose_jax import errors
 
 CATEGORY = {
   'id': 1,
@@ -102,5 +104,11 @@ def _draw(pen, points, length, gray):
   disc(nose, 0.045, (250, 120, 130))
 
 
+def main(arguments):
+  if len(arguments) != 1:
+    raise errors.ConfigError('name the folder to write to: python -m examples.mice FOLDER')
+  write(arguments[0])
+
+
 if __name__ == '__main__':
-  write(sys.argv[1])
+  command_line.run(main)

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+import select
 import signal
 import sys
 import traceback
@@ -20,6 +21,8 @@ from mrpose_jax import errors
 
 # Full disk, full quota, file size limit, and a file system that became read-only.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+STDOUT = 1  # file descriptor
+READER_LEFT = 128 + signal.SIGPIPE  # exit code if nobody reads standard output any more
 _PACKAGE = pathlib.Path(__file__).parent
 # The folder that holds configs/: the package itself where pip installed it, else the checkout.
 _CONFIGS_IN = _PACKAGE if (_PACKAGE / 'configs').is_dir() else _PACKAGE.parent
@@ -32,7 +35,8 @@ def run(command: Callable[[list[str]], None]):
 
   A UserError, a wrong flag or an unknown configuration key prints one line on standard error and
   exits with the error's code (2 for flags and keys). With several processes, an error in one of
-  them ends it without waiting for the others, which then end as well.
+  them ends it without waiting for the others, which then end as well. If the reader of standard
+  output closes it early, as `head` does, the command ends without a message.
   """
 
   def main(argv):
@@ -45,18 +49,23 @@ def run(command: Callable[[list[str]], None]):
       sys.stdout.reconfigure(encoding='utf-8', errors='surrogateescape')
     try:
       command(argv[1:])
+      print(end='', flush=True)
     except errors.UserError as error:
       _fail(error)
     except (Exception, KeyboardInterrupt) as error:
-      if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        where = error.filename or 'writing'
-        _fail(errors.CheckpointError(f'{where}: {error.strerror}'))
+      _end_if_unwritable(error)
       if not _joined():
         raise
       traceback.print_exc()
       _leave(1)
 
-  app.run(main, flags_parser=_parse)
+  try:
+    app.run(main, flags_parser=_parse)
+  finally:
+    try:
+      print(end='', flush=True)
+    except OSError:  # Python would try again at its end, and complain
+      os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
 
 
 def define_config() -> Callable[[], ml_collections.ConfigDict]:
@@ -123,7 +132,10 @@ def _parse(argv):
     return flags.FLAGS([_own_config(argument) for argument in arguments])
   except errors.UserError as error:
     _fail(error)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except OSError as error:
+    _end_if_unwritable(error)  # --help prints
+    _fail(errors.ConfigError(str(error)))
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     while isinstance(error.args[0], Exception):  # ml_collections wraps a KeyError
       error = error.args[0]
     _fail(errors.ConfigError(_plain(str(error.args[0]))))
@@ -174,6 +186,18 @@ def _fail(error):
   if _joined() and not isinstance(error, errors.Stopped | errors.DivergedError):
     _leave(error.exit_code)
   sys.exit(error.exit_code)
+
+
+def _end_if_unwritable(error):
+  """Ends the command if the error says that its output cannot be written."""
+  if isinstance(error, BrokenPipeError):
+    standard_output = select.poll()
+    standard_output.register(STDOUT, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in standard_output.poll(0)):
+      sys.exit(READER_LEFT)
+  if isinstance(error, OSError) and error.errno in UNWRITABLE:
+    where = error.filename or 'writing'
+    _fail(errors.CheckpointError(f'{where}: {error.strerror}'))
 
 
 def _joined():
