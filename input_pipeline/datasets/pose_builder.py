@@ -137,14 +137,16 @@ class PoseBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _read_all(self):
     """Reads the annotations of all splits; one DataError reports the problems of all of them."""
-    annotations, problems = {}, []
+    annotations, problems, files = {}, [], set()
     for name, split in self.splits.items():
       try:
         annotations[name] = self.read(split.annotation_file).part(*split.part)
       except errors.DataError as error:
         problems.append(error)
         continue
-      skeletons.log_assumptions(annotations[name].skeleton, split.annotation_file)
+      if split.annotation_file not in files:  # two splits may be parts of one file
+        skeletons.log_assumptions(annotations[name].skeleton, split.annotation_file)
+        files.add(split.annotation_file)
       for doubt in plausibility.doubts(annotations[name]):
         log.warning('%s: %s', split.annotation_file, doubt)
     if problems:

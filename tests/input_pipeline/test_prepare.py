@@ -83,6 +83,15 @@ def test_a_share_of_the_training_images_is_held_out(source, data_dir, tmp_path):
       prepare.prepare(dataset_name, source, data_dir, train=train_set, validation='0.4')
 
 
+def test_what_two_splits_of_one_file_assume_is_told_once(source, data_dir, caplog):
+  path = source / 'annotations/person_keypoints_train2017.json'
+  content = json.loads(path.read_text())
+  content['categories'][0]['name'] = 'worker'
+  path.write_text(json.dumps(content))
+  prepare.prepare('coco', source, data_dir, validation='0.4')
+  assert caplog.text.count("'worker' gives no OKS sigmas") == 1
+
+
 def test_overwriting_with_bad_data_keeps_what_was_there(source, data_dir):
   prepare.prepare('coco', source, data_dir)
   before = files_of(data_dir)
