@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from mrpose_jax import command_line
-from mrpose_jax.runtime import checkpoint
+from mrpose_jax import paths
 
 ROOT = pathlib.Path(__file__).parents[1]
 METRICS = ('PCK@0.2', 'PCK@0.1', 'EPE')
@@ -107,7 +107,7 @@ def measure(row: str, seed: int, output: pathlib.Path, more: list[str]):
     log.read_text(encoding='utf-8').split('predictions and pictures: ')[-1].strip()
   )
   result.parent.mkdir(exist_ok=True)
-  checkpoint.write_json(result, json.loads((folder / 'metrics.json').read_text()))
+  paths.write_json(result, json.loads((folder / 'metrics.json').read_text()))
 
 
 def table(output: pathlib.Path) -> str:

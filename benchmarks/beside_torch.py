@@ -36,6 +36,7 @@ from mrpose_jax import command_line
 from mrpose_jax import defaults
 from mrpose_jax import errors
 from mrpose_jax import evaluate
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import tables
@@ -130,7 +131,7 @@ def run_seed(config: ml_collections.ConfigDict, seed: int, output: pathlib.Path)
       metrics = evaluate.score(predictions, dataset, config).metrics
       curve[METRIC].append([step, metrics[METRIC]])
       print(f'{file.stem}: step {step}, {tables.one_line(metrics)}', flush=True)
-      checkpoint.write_json(file, curve)
+      paths.write_json(file, curve)
   return curve
 
 
@@ -207,7 +208,7 @@ def read_workdir(workdir: pathlib.Path) -> dict:
   """
   if not (workdir / 'config.json').exists():
     raise errors.DataError(f'{workdir}: has no config.json; is it a workdir of main.py?')
-  stored = checkpoint.read_json(workdir / 'config.json')
+  stored = paths.read_json(workdir / 'config.json')
   lines = metric_writer.read(workdir / 'metrics.jsonl', math.inf)
   points = [[line['step'], line[f'eval/{METRIC}']] for line in lines if f'eval/{METRIC}' in line]
   if not points:
@@ -232,7 +233,7 @@ def compare(workdirs: list[pathlib.Path], output: pathlib.Path, picture: pathlib
     file = output / f'{ours["network"]}_{ours["seed"]}.json'
     if not file.exists():
       raise errors.DataError(f'{file}: does not exist; run PyTorch with --seed={ours["seed"]}')
-    theirs = checkpoint.read_json(file)
+    theirs = paths.read_json(file)
     if ours[METRIC][-1][0] != theirs[METRIC][-1][0]:
       raise errors.DataError(
         f'{workdir} ends at step {ours[METRIC][-1][0]}, {file} at step {theirs[METRIC][-1][0]}'

@@ -24,6 +24,7 @@ from absl import flags
 
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.datasets import mpii
@@ -100,7 +101,7 @@ def prepare(
   known = DATASETS[dataset]
   if category is not None and dataset != 'coco':
     raise errors.ConfigError(f'--categories: {dataset} has no categories; only coco has')
-  data_dir = pathlib.Path(data_dir).expanduser()
+  data_dir = paths.parse_local(data_dir, '--data_dir', written=True)
   if dataset == 'synthetic_people':
     source = data_dir / 'synthetic_people_images'
     for split, count in SYNTHETIC_IMAGES.items():
@@ -111,7 +112,7 @@ def prepare(
           if overwrite or not annotation_file.exists():
             num_processes = processes or cores.available()
             synthetic_people.write_coco(source, split, count, SYNTHETIC_SEED, num_processes)
-  source = pathlib.Path(source).expanduser()
+  source = paths.parse_local(source, '--source')
   if not source.is_dir():
     raise errors.DataError(f'--source={source}: there is no such folder')
   folder = data_dir / dataset

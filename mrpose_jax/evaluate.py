@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import tables
 from mrpose_jax import training_step
@@ -226,10 +227,10 @@ def write_results(scores: Scores, dataset, settings: dict, folder: pathlib.Path)
   person_keypoints_SET_mrpose_results.zip for a COCO test set. Process 0 alone calls this function.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(folder / evaluation_folders.SETTINGS, settings)
+  paths.write_json(folder / evaluation_folders.SETTINGS, settings)
   metrics, kept, by_keypoint = scores
   coco.write_results(kept, folder / 'predictions.json')
-  checkpoint.write_json(folder / 'metrics.json', metrics)
+  paths.write_json(folder / 'metrics.json', metrics)
   if dataset.kind == 'mpii':
     pck.write_mat(kept['keypoints'][..., :2], folder / 'pred.mat')
   elif 'validation' in dataset.test_sets:
@@ -238,7 +239,7 @@ def write_results(scores: Scores, dataset, settings: dict, folder: pathlib.Path)
       archive.write(folder / 'predictions.json', f'{name}.json')
   draw_pictures(kept, dataset, folder / 'pictures')
   if by_keypoint:
-    checkpoint.write_json(folder / 'keypoints.json', by_keypoint)
+    paths.write_json(folder / 'keypoints.json', by_keypoint)
     error_analysis.write(kept, dataset, folder)
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ from PIL import Image
 from mrpose_jax import box_inputs
 from mrpose_jax import defaults
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
@@ -297,7 +297,7 @@ def restore(
     CheckpointError: there is no usable checkpoint.
   """
   place = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
-  folder = hub.download(source) if hub.is_address(source) else pathlib.Path(source).expanduser()
+  folder = hub.download(source) if hub.is_address(source) else paths.parse(source)
   if published.is_published(folder):
     variables, meta = published.read(folder, _shapes_of)
     meta['config'] = _complete(meta['config'])

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -17,6 +16,7 @@ from jax import numpy as jnp
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import optimizers
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import tables
 from mrpose_jax import training_step
@@ -69,7 +69,7 @@ class Run:
   config: ml_collections.ConfigDict
   dataset: prepared_data.Dataset
   detections: dict[str, np.ndarray] | None
-  workdir: pathlib.Path
+  workdir: paths.Path
   mesh: jax.sharding.Mesh
   model: pose_network.PoseNetwork
   optimizer: optax.GradientTransformation
@@ -99,7 +99,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     ConfigError, DataError, CheckpointError, DivergedError: with one line that says what to do.
     Stopped: after SIGTERM or SIGINT, when the state is saved.
   """
-  workdir = pathlib.Path(workdir).expanduser().absolute()
+  workdir = paths.parse(workdir)
   configuration.check(config)
   dataset = configuration.open_mix(config, configuration.open_dataset(config))
   mixing.TrainingRecords(dataset)  # an error now rather than later
@@ -220,9 +220,9 @@ def restore_or_start(run: Run, checkpoints: checkpoint.Checkpoints) -> training_
 def describe(run: Run, state: training_step.TrainState):
   """Writes config.json and parameters.txt into the workdir, and logs what is going to run."""
   if parallel.is_main():
-    checkpoint.write_json(run.workdir / 'config.json', run.meta['config'])
+    paths.write_json(run.workdir / 'config.json', run.meta['config'])
     overview = training_step.parameter_overview(state.params)
-    (run.workdir / 'parameters.txt').write_text(overview, encoding='utf-8')
+    paths.write_text(run.workdir / 'parameters.txt', overview)
   num_parameters = sum(p.size for p in jax.tree.leaves(state.params))
   log.info(
     '%s on ResNet-%d, %.2f M parameters (parameters.txt); %d people, %d steps of %d on %d %s '
@@ -321,7 +321,7 @@ def report_best(run: Run, best_step: int) -> dict[str, float]:
   """Prints and returns the metrics that the best checkpoint had when it was evaluated."""
   parallel.wait_for_all('results')
   folder = run.workdir / 'eval' / str(best_step)
-  metrics = checkpoint.read_json(folder / 'metrics.json')
+  metrics = paths.read_json(folder / 'metrics.json')
   if parallel.is_main():
     print(tables.markdown_table({f'{run.model.network}, step {best_step}': metrics}))
     print(f'predictions and pictures: {folder}')

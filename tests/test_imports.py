@@ -31,7 +31,12 @@ COMMANDS = (
   'mrpose_jax.input_pipeline.prepare',
   'mrpose_jax.input_pipeline.sigmas',
 )
-LEAVES = ('mrpose_jax.errors', 'mrpose_jax.skeletons', 'mrpose_jax.command_line')
+LEAVES = (
+  'mrpose_jax.errors',
+  'mrpose_jax.paths',
+  'mrpose_jax.skeletons',
+  'mrpose_jax.command_line',
+)
 
 
 @functools.cache

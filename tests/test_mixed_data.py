@@ -13,6 +13,7 @@ from examples import mice
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import losses
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import train
@@ -261,7 +262,7 @@ def test_another_mix_is_refused_on_resuming(mice_dir, whole):
 def test_a_mix_that_stays_is_no_difference(mice_dir, whole, caplog):
   """JSON stores lists where the configuration has tuples."""
   config = config_of(mice_dir)
-  stored = checkpoint.read_json(whole[0] / 'config.json')
+  stored = paths.read_json(whole[0] / 'config.json')
   assert configuration.differences(stored, config.to_dict()) == ['train.log_every was 1, is 2']
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.formats import coco_json
 from mrpose_jax.input_pipeline.host import records
@@ -194,7 +195,7 @@ def open_dataset(name: str, data_dir) -> Dataset:
     DataError: it was not prepared, it was prepared by an older version of the code, or its metadata
       are damaged or missing.
   """
-  root = pathlib.Path(data_dir).expanduser() / name
+  root = paths.parse_local(data_dir, '--data_dir') / name
   # The pattern excludes folders of killed preparations, such as 1.0.0.incomplete.4R7K2P.
   versions = {
     tuple(map(int, path.name.split('.'))): path

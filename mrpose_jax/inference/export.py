@@ -14,13 +14,13 @@ CUDA and TPU. It accepts any number of images, image size and number of people:
 """
 
 import os
-import pathlib
 
 import jax
 import jax.export
 from jax import numpy as jnp
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predictors
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -39,7 +39,7 @@ def export(workdir: str | os.PathLike, output: str | os.PathLike, decode: bool =
     ConfigError: another suffix, a package is missing, the network or its decoding cannot be
       written in this form, or the file cannot be written.
   """
-  output = pathlib.Path(output).expanduser()
+  output = paths.parse_local(output, '--output', written=True)
   if output.suffix not in _WRITERS:
     raise errors.ConfigError(
       f'--output={output}: the name has to end in {" or ".join(_WRITERS)}, which selects the format'

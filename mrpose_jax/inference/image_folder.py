@@ -8,13 +8,13 @@ import pathlib
 from PIL import Image
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import outputs
 from mrpose_jax.inference import prediction_settings
 from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.input_pipeline.host import image_files
-from mrpose_jax.runtime import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def predict_folder(
   """
   if settings.track or settings.smooth:
     raise errors.ConfigError(f'--track and --smooth need a video, but --input={source} is none')
-  files = _find_images(pathlib.Path(source).expanduser())
-  output = pathlib.Path(output).expanduser()
+  files = _find_images(paths.parse_local(source, '--input'))
+  output = paths.parse_local(output, '--output', written=True)
   pictures = _picture_names(files)
   inputs = [*files, files[0].parent]
   boxes = None
@@ -86,7 +86,7 @@ def predict_folder(
       rows += [_row(file.name, box, person) for box, person in zip(image_boxes, people)]
       drawn = visualize.draw_people(image, people, predictor.skeleton)
       Image.fromarray(drawn).save(output / pictures[file], quality=92)
-  checkpoint.write_json(output / PREDICTIONS, rows)
+  paths.write_json(output / PREDICTIONS, rows)
   print(f'{len(rows)} people in {len(files) - len(unreadable)} images: {output}')
   if unreadable:
     raise errors.DataError(

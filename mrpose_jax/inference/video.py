@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predictors
 from mrpose_jax import visualize
 from mrpose_jax.inference import outputs
@@ -66,7 +67,11 @@ def predict_video(
   """
   if video_files.is_path(source):
     source = pathlib.Path(source).expanduser()
-  target = None if output is None else _target(source, pathlib.Path(output).expanduser(), settings)
+  target = (
+    None
+    if output is None
+    else _target(source, paths.parse_local(output, '--output', written=True), settings)
+  )
   boxes = None
   if settings.boxes is not None:
     boxes = detection_files.read_by_frame(settings.boxes, settings.box_threshold)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from mrpose_jax import paths
 from mrpose_jax import skeletons
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
-from mrpose_jax.runtime import checkpoint
 
 # A prediction within this distance is at an annotated keypoint, as a fraction of the person's size.
 NEAR = 0.1
@@ -148,7 +148,7 @@ def pair_name(skeleton: skeletons.Skeleton, keypoint: int) -> str:
 def write(kept, dataset, folder: pathlib.Path):
   """Writes errors.json, pictures/worst.jpg and pictures/best.jpg to the folder eval/STEP."""
   matches = match(kept, dataset)
-  checkpoint.write_json(folder / 'errors.json', summarize(matches, dataset.skeleton))
+  paths.write_json(folder / 'errors.json', summarize(matches, dataset.skeleton))
   fewest = min(FEWEST_KEYPOINTS, dataset.skeleton.num_keypoints)
   eligible = np.flatnonzero((matches.visible > 0).sum(-1) >= fewest)
   mean = np.nanmean(matches.distances()[eligible], axis=-1)

@@ -6,6 +6,7 @@ import math
 import pathlib
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import tables
 from mrpose_jax.metrics import choice
 from mrpose_jax.report import keypoint_tables
@@ -81,7 +82,7 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
   groups = {}
   for run in sorted(read_runs(workdirs), key=_paper_order):
     groups.setdefault((run.data, run.image_size), []).append(run)
-  output = pathlib.Path(output).expanduser().absolute()
+  output = paths.parse_local(output, '--output', written=True).absolute()
   try:
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -95,18 +96,18 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
   return file
 
 
-def read_runs(paths) -> list[Run]:
-  """Reads the evaluated runs among `paths`; the others are left out with a warning.
+def read_runs(workdirs) -> list[Run]:
+  """Reads the evaluated runs among `workdirs`; the others are left out with a warning.
 
   Raises:
     CheckpointError: a path does not exist, or none holds an evaluated run.
   """
   runs, problems = [], []
-  for path in paths:
+  for path in workdirs:
     try:
       runs.append(read_run(path))
     except errors.CheckpointError as error:
-      if not pathlib.Path(path).expanduser().exists():
+      if not paths.parse(path).exists():
         raise
       problems.append(error)
   if not runs:
@@ -124,10 +125,10 @@ def read_run(path) -> Run:
   Raises:
     CheckpointError: something is missing or damaged; the message says what, in one line.
   """
-  workdir, step = checkpoint.locate(pathlib.Path(path).expanduser())
-  if not (workdir / 'config.json').is_file():
+  workdir, step = checkpoint.locate(path)
+  if not (workdir / 'config.json').exists():
     raise errors.CheckpointError(f'{path}: no config.json here; give the workdir of a run')
-  config = checkpoint.read_json(workdir / 'config.json')
+  config = paths.read_json(workdir / 'config.json')
   evaluated = {}
   for file in sorted(workdir.glob('eval/*/metrics.json')):
     name = evaluation_folders.split_name(file.parent)
@@ -158,7 +159,7 @@ def _make_run(workdir, config, folder, metrics, primary):
   file = folder / evaluation_folders.SETTINGS
   try:
     # An older version wrote no settings; the run's own are assumed.
-    settings = checkpoint.read_json(file) if file.exists() else config['eval']
+    settings = paths.read_json(file) if file.exists() else config['eval']
     model, data = config['model'], config['data']
     if not any(network == model['network'] for network, _ in paper_tables.MPII.rows):
       raise ValueError(f'network {model["network"]!r}')
@@ -194,7 +195,7 @@ def _score(primary, metrics):
 
 
 def _read_metrics(file):
-  metrics = checkpoint.read_json(file)
+  metrics = paths.read_json(file)
   are_numbers = isinstance(metrics, dict) and all(
     isinstance(value, int | float) for value in metrics.values()
   )

@@ -3,11 +3,11 @@
 import pathlib
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import tables
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_figures
 from mrpose_jax.report import run_figures
-from mrpose_jax.runtime import checkpoint
 
 
 def make(runs, output: pathlib.Path, where: str) -> tuple[list[page.Table], list[page.Figure]]:
@@ -125,7 +125,7 @@ def _read(run):
   file = run.folder / 'keypoints.json'
   if not file.exists():
     return None
-  content = checkpoint.read_json(file)
+  content = paths.read_json(file)
   wanted = {'keypoints', 'metrics', 'curve'}
   if not isinstance(content, dict) or not content.keys() >= wanted:
     raise errors.CheckpointError(f'{file}: damaged; evaluate again with --mode=eval')

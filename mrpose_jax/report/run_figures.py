@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import tables
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_figures
-from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import metric_writer
 
 # Okabe and Ito's colours without the yellow, which is pale on white; a second round is dashed.
@@ -195,7 +195,7 @@ def _read_errors(run):
   file = run.folder / 'errors.json'
   if not file.exists():
     return None
-  content = checkpoint.read_json(file)
+  content = paths.read_json(file)
   if not isinstance(content, dict) or not content.keys() >= {
     'people',
     'missed',

@@ -12,12 +12,8 @@ adds `score.json`.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
-import pathlib
-import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -29,6 +25,7 @@ from flax import struct
 from jax import numpy as jnp
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -56,7 +53,7 @@ class Checkpoints:
       ConfigError: `create` below a path with a character that Orbax would take for a pattern.
       CheckpointError: the folder is missing, and `create` is False.
     """
-    self.folder = (pathlib.Path(workdir) / 'checkpoints').absolute()
+    self.folder = paths.parse(workdir) / 'checkpoints'
     special = sorted(set(str(self.folder)) & set('[]*?\\'))
     if create and special:  # Orbax takes the path for a pattern and leaves what nothing can read
       raise errors.ConfigError(
@@ -67,8 +64,7 @@ class Checkpoints:
     self._problems = {}  # step -> description of the damage, or None
     if create and parallel.is_main():
       self.folder.mkdir(parents=True, exist_ok=True)
-      for partial in self.folder.glob('*.orbax-checkpoint-tmp*'):
-        shutil.rmtree(partial, ignore_errors=True)
+      self._remove_unfinished()
     if not create and not self.folder.is_dir():
       raise errors.CheckpointError(
         f'{workdir}: no checkpoints here; train first, or name the workdir of a training run'
@@ -84,7 +80,8 @@ class Checkpoints:
     """The steps of all checkpoints, damaged or not, in ascending order."""
     if not self.folder.is_dir():
       return []
-    return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+    folders = [path for path in self.folder.iterdir() if path.name.isdigit()]
+    return sorted(int(path.name) for path in folders if paths.is_committed(path))
 
   def latest_step(self) -> int | None:
     """Returns the step of the newest intact checkpoint, or None if there is none.
@@ -156,7 +153,7 @@ class Checkpoints:
     self.wait()
     if parallel.is_main():
       content = {'score': score if math.isfinite(score) else None, 'metric': metric}
-      write_json(self.folder / str(step) / SCORE, content)
+      paths.write_json(self.folder / str(step) / SCORE, content)
     self._remove_old()
 
   def score(self, step: int) -> float | None:
@@ -167,7 +164,7 @@ class Checkpoints:
     """The score or None, and its metric, '' for a score of an older version."""
     file = self.folder / str(step) / SCORE
     try:
-      content = read_json(file) if file.exists() else {'score': None}
+      content = paths.read_json(file) if file.exists() else {'score': None}
       score, metric = content['score'], content.get('metric', '')
       return (score if score is not None and math.isfinite(score) else None), metric
     except (errors.CheckpointError, AttributeError, KeyError, TypeError) as error:
@@ -262,9 +259,7 @@ class Checkpoints:
     folder = self.folder / str(step)
     if parallel.is_main() and folder.exists():
       aside = self.folder.parent / 'damaged' / str(step)
-      shutil.rmtree(aside, ignore_errors=True)
-      aside.parent.mkdir(exist_ok=True)
-      folder.rename(aside)
+      paths.move_tree(folder, aside)
     self._problems.pop(step, None)
 
   def _best_first(self, steps):
@@ -280,7 +275,7 @@ class Checkpoints:
     keep = {*steps[-KEEP_LATEST:], *self._best_first(steps)[:1]}
     if parallel.is_main():
       for step in set(steps) - keep:
-        shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        paths.remove_tree(self.folder / str(step), (DIGESTS,))
 
   @contextlib.contextmanager
   def _writing(self, step):
@@ -289,8 +284,7 @@ class Checkpoints:
       yield
     except (OSError, RuntimeError, ValueError) as error:
       self._saving = None
-      for partial in self.folder.glob(f'{step}.orbax-checkpoint-tmp*'):
-        shutil.rmtree(partial, ignore_errors=True)
+      self._remove_unfinished()
       others = self.steps()
       raise errors.CheckpointError(
         f'{self.folder / str(step)}: cannot be written ({_brief(error)}); '
@@ -317,8 +311,18 @@ class Checkpoints:
   def _seal(self):
     """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
-      for partial in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
-        write_json(partial / DIGESTS, _digests(partial))
+      for partial in self._unfinished():
+        if partial.name.partition('.')[0] == str(self._saving):
+          paths.write_json(partial / DIGESTS, _digests(partial))
+
+  def _unfinished(self):
+    """The folders of saves that did not end: of the present one, and of those that were killed."""
+    folders = [path for path in self.folder.iterdir() if path.name.partition('.')[0].isdigit()]
+    return [path for path in folders if not paths.is_committed(path)]
+
+  def _remove_unfinished(self):
+    for partial in self._unfinished():
+      paths.remove_tree(partial)
 
   def _restore(self, step, trees=None, **items):
     if step not in self.steps():
@@ -338,13 +342,13 @@ class Checkpoints:
       ) from error
 
 
-def locate(path) -> tuple[pathlib.Path, int | None]:
+def locate(path) -> tuple[paths.Path, int | None]:
   """Splits WORKDIR/checkpoints/STEP into (workdir, step); any other path is (workdir, None).
 
   Raises:
     CheckpointError: the path is a checkpoint's folder that was moved or copied to another place.
   """
-  path = pathlib.Path(path).expanduser().absolute()
+  path = paths.parse(path)
   if path.parent.name == 'checkpoints' and path.name.isdigit():
     return path.parents[1], int(path.name)
   if (path / DIGESTS).exists():
@@ -360,38 +364,18 @@ def restore_target(tree, sharding):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def write_json(path, content):
-  """Writes a JSON file by renaming, so that it is never seen half-written."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-  partial.replace(path)
-
-
-def read_json(path) -> dict:
-  """Reads a JSON file; raises CheckpointError if it is missing or not JSON."""
-  try:
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise errors.CheckpointError(f'{path}: cannot be read ({error})') from error
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
+def _digests(folder: paths.Path) -> dict[str, str]:
   """SHA-256 of every file of the items; Orbax adds files of its own beside them later."""
-  digests = {}
-  for path in sorted(path for item in ITEMS for path in (folder / item).rglob('*')):
-    if path.is_file():
-      with open(path, 'rb') as file:
-        digests[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
-  return digests
+  names = [name for name in paths.files_below(folder) if name.partition('/')[0] in ITEMS]
+  return paths.digests(folder, names)
 
 
-def _problem(folder: pathlib.Path) -> str | None:
+def _problem(folder: paths.Path) -> str | None:
   """Describes the damage of a checkpoint folder; None if it is intact."""
   if not (folder / DIGESTS).exists():
     return f'not a finished checkpoint (no {DIGESTS})'
   try:
-    expected = read_json(folder / DIGESTS)
+    expected = paths.read_json(folder / DIGESTS)
     digests = _digests(folder)
   except (errors.CheckpointError, OSError) as error:
     return f'damaged ({_brief(error)})'
@@ -403,7 +387,7 @@ def _problem(folder: pathlib.Path) -> str | None:
   return None
 
 
-def _check_shapes(folder: pathlib.Path, target):
+def _check_shapes(folder: paths.Path, target):
   """Raises CheckpointError unless the stored arrays have the target's names and shapes."""
   stored = _stored_shapes(folder)
   expected = _shapes(target)
@@ -415,7 +399,7 @@ def _check_shapes(folder: pathlib.Path, target):
       )
 
 
-def _stored_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+def _stored_shapes(folder: paths.Path) -> dict[str, tuple[int, ...]]:
   """Name -> shape of the arrays that an item of a checkpoint holds."""
   return _shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
 

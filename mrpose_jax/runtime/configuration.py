@@ -14,6 +14,7 @@ import ml_collections
 from mrpose_jax import defaults
 from mrpose_jax import errors
 from mrpose_jax import optimizers
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.device import augment
@@ -21,7 +22,6 @@ from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.metrics import choice
-from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 
@@ -269,7 +269,7 @@ def hold_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path):
       _lock(lock, workdir)
     file = workdir / 'config.json'
     if file.exists():
-      stored = checkpoint.read_json(file)
+      stored = paths.read_json(file)
       match_workdir(config, stored, workdir)
       number_types.go_on(config, stored)
     yield

@@ -11,8 +11,8 @@ import pathlib
 import re
 
 from mrpose_jax import codecs
+from mrpose_jax import paths
 from mrpose_jax.input_pipeline.host import prepared_data
-from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import number_types
 
 SETTINGS = 'settings.json'
@@ -57,7 +57,7 @@ def choose(workdir, step: int, settings: dict, meta: dict, dataset) -> pathlib.P
     meta: `meta` of the checkpoint.
     dataset: the data that were evaluated.
   """
-  parent = pathlib.Path(workdir) / 'eval'
+  parent = paths.parse(workdir) / 'eval'
   own = meta.get('evaluation') or _read(parent / str(step)) or settings_of(meta['config'], dataset)
   name = '-'.join(filter(None, [str(step), _differences(own, settings)]))
   folder, count = parent / name, 1
@@ -75,7 +75,7 @@ def split_name(folder: pathlib.Path) -> tuple[int, str] | None:
 
 def _read(folder):
   file = folder / SETTINGS
-  return checkpoint.read_json(file) if file.exists() else None
+  return paths.read_json(file) if file.exists() else None
 
 
 def _differences(own, settings):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -10,6 +9,7 @@ import ml_collections
 
 from mrpose_jax import errors
 from mrpose_jax import optimizers
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
@@ -45,7 +45,7 @@ def import_weights(
     CheckpointError: the weights do not fit, or the workdir already holds a run.
     DataError: a data set other than coco and mpii is not prepared.
   """
-  workdir = pathlib.Path(workdir).expanduser().absolute()
+  workdir = paths.parse(workdir)
   if (workdir / 'checkpoints').exists():
     raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
   if _is_network(weights):
@@ -75,7 +75,7 @@ def import_weights(
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   checkpoints.save(0, state, meta)
   checkpoints.close()
-  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  paths.write_json(workdir / 'config.json', meta['config'])
   log.info('the network expects %s images', config.model.channel_order)
   print(f'{weights} -> {workdir}')
 
@@ -118,4 +118,4 @@ def _is_network(source):
   """Whether this names a network of this project rather than a file of PyTorch weights."""
   if isinstance(source, Mapping):
     return False
-  return hub.is_address(source) or pathlib.Path(source).expanduser().is_dir()
+  return hub.is_address(source) or paths.parse(source).is_dir()

@@ -18,8 +18,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import skeletons
-from mrpose_jax.runtime import checkpoint
 
 WEIGHTS, CONFIG, CARD = FILES = ('model.safetensors', 'config.json', 'README.md')
 FORMAT, VERSION = 'mrpose_jax', 1
@@ -31,7 +31,7 @@ def is_published(folder: pathlib.Path) -> bool:
   if (folder / WEIGHTS).exists():
     return True
   try:
-    return checkpoint.read_json(folder / CONFIG).get('format') == FORMAT
+    return paths.read_json(folder / CONFIG).get('format') == FORMAT
   except (errors.CheckpointError, AttributeError):
     return False
 
@@ -91,7 +91,7 @@ def read(folder: pathlib.Path, shapes_of: Callable[[dict], dict]) -> tuple[dict,
     CheckpointError: a file is missing, damaged, of another version or of another network.
   """
   file = folder / CONFIG
-  content = checkpoint.read_json(file)
+  content = paths.read_json(file)
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise errors.CheckpointError(f'{file}: was not written by --mode=publish of mrpose_jax')
   if content.get('format_version') != VERSION:
@@ -135,7 +135,7 @@ def _check_replaceable(folder):
   if not names:
     return
   try:
-    digest = checkpoint.read_json(folder / CONFIG)['sha256'][CARD]
+    digest = paths.read_json(folder / CONFIG)['sha256'][CARD]
   except (errors.CheckpointError, KeyError, TypeError):
     raise errors.ConfigError(
       f'--output={folder}: holds other files ({", ".join(names[:3])}); name a new folder'

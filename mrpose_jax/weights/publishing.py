@@ -9,6 +9,7 @@ import jax
 
 from mrpose_jax import defaults
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predictors
 from mrpose_jax import tables
 from mrpose_jax.runtime import checkpoint
@@ -56,9 +57,9 @@ def publish(workdir: str | os.PathLike, output: str | os.PathLike):
       f'--output={output}: name a folder, and upload it with `hf upload '
       f'{output.removeprefix(hub.PREFIX)} FOLDER`'
     )
-  if hub.is_address(workdir) or published.is_published(pathlib.Path(workdir).expanduser()):
+  if hub.is_address(workdir) or published.is_published(paths.parse(workdir)):
     raise errors.ConfigError(f'--workdir={workdir}: is published already; name the folder of a run')
-  folder = pathlib.Path(output).expanduser().absolute()
+  folder = paths.parse_local(output, '--output', written=True).absolute()
   variables, meta, step = predictors.restore(workdir)
   evaluation = checkpoint.locate(workdir)[0] / 'eval' / str(step)
   num_parameters = sum(x.size for x in jax.tree.leaves(variables['params']))
@@ -96,10 +97,10 @@ def card(name: str, num_parameters: int, meta: dict, step: int, evaluation: path
   model, data = config['model'], config['data']
   metrics, settings = {}, {}
   if (evaluation / 'metrics.json').exists():
-    metrics = checkpoint.read_json(evaluation / 'metrics.json')
+    metrics = paths.read_json(evaluation / 'metrics.json')
     metrics = {m: v for m, v in metrics.items() if tables.per_cent(m, v) is not None}
     if (evaluation / 'settings.json').exists():
-      settings = checkpoint.read_json(evaluation / 'settings.json')
+      settings = paths.read_json(evaluation / 'settings.json')
   height, width = data['image_size']
   return f"""---
 {_front_matter(name, data['name'], metrics)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from configs import custom
 from mrpose_jax import optimizers
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
@@ -48,5 +49,5 @@ def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=(
     del meta['config'][section][field]
   checkpoints.save(0, state, meta)
   checkpoints.close()
-  checkpoint.write_json(workdir / 'config.json', meta['config'])
+  paths.write_json(workdir / 'config.json', meta['config'])
   return workdir

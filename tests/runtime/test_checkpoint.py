@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 
@@ -101,7 +102,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen_wherever_they_are(tmp_p
   """Damages each file of a checkpoint in turn; those that Orbax adds later do not matter."""
   save(tmp_path, {1: None, 2: None})
   folder = tmp_path / 'checkpoints' / '2'
-  sealed = checkpoint.read_json(folder / checkpoint.DIGESTS)
+  sealed = paths.read_json(folder / checkpoint.DIGESTS)
   files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
   assert len(sealed) > 10
   for file in files:
@@ -220,8 +221,8 @@ def test_a_checkpoint_is_found_by_its_place(tmp_path, monkeypatch):
 
 
 def test_json_is_replaced_in_one_step(tmp_path):
-  checkpoint.write_json(tmp_path / 'a.json', {'x': 1})
-  checkpoint.write_json(tmp_path / 'a.json', {'x': 2})
+  paths.write_json(tmp_path / 'a.json', {'x': 1})
+  paths.write_json(tmp_path / 'a.json', {'x': 2})
   assert json.loads((tmp_path / 'a.json').read_text()) == {'x': 2}
   assert [path.name for path in tmp_path.iterdir()] == ['a.json']
 

@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import predictors
-from mrpose_jax.runtime import checkpoint
 from mrpose_jax.weights import published
 from mrpose_jax.weights import publishing
 from tests.helpers import tiny_run
@@ -20,9 +20,9 @@ METRICS = {'AP': 0.7, 'AP50': 0.9, 'APM': -1.0, 'AR': 0.75}
 def workdir(tmp_path_factory):
   workdir = tiny_run.write(tmp_path_factory.mktemp('runs') / 'run')
   (workdir / 'eval' / '0').mkdir(parents=True)
-  checkpoint.write_json(workdir / 'eval' / '0' / 'metrics.json', METRICS)
+  paths.write_json(workdir / 'eval' / '0' / 'metrics.json', METRICS)
   settings = {'detections': '/home/somebody/coco/detections.json'}
-  checkpoint.write_json(workdir / 'eval' / '0' / 'settings.json', settings)
+  paths.write_json(workdir / 'eval' / '0' / 'settings.json', settings)
   return workdir
 
 

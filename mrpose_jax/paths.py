@@ -1,0 +1,264 @@
+"""Paths of local folders and of Google Cloud Storage (gs://), and how files are written there.
+
+Nothing else in the project asks whether a path is local. A bucket differs from a disk in this: an
+object is written whole or not at all, nothing can be appended to it, and a folder is only a common
+beginning of names, so that it is renamed and removed object by object.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from typing import TypeAlias
+
+from etils import epath
+
+from mrpose_jax import errors
+
+# A local path, or one in a bucket, which has the same methods.
+Path: TypeAlias = pathlib.Path | epath.Path
+
+PREFIX = 'gs://'
+# Orbax writes this file last into a checkpoint in a bucket; on a disk, it renames the folder last.
+COMMIT_FILE = 'commit_success.txt'
+_UNFINISHED = '.orbax-checkpoint-tmp'
+_STREAMS = 8  # objects that are read or written at the same time
+
+
+def parse(text: str | os.PathLike) -> Path:
+  """The path that a user's text names: an absolute local path, or a path in a bucket.
+
+  Raises:
+    ConfigError: the text has another scheme than gs://, names no bucket, or the bucket cannot be
+      reached.
+  """
+  text = os.fspath(text)
+  scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', text)
+  if not scheme:
+    return pathlib.Path(text).expanduser().absolute()
+  if not text.startswith(PREFIX):
+    raise errors.ConfigError(
+      f'{text}: {scheme[1]}:// cannot be used here; give a local folder or gs://BUCKET/FOLDER'
+    )
+  bucket = text.removeprefix(PREFIX).partition('/')[0]
+  special = sorted(set(text) & set('[]*?\\#'))
+  if special:
+    raise errors.ConfigError(f'{text}: cannot be used with {" ".join(special)} in its name')
+  if not bucket:
+    raise errors.ConfigError(f'{text}: write gs://BUCKET/FOLDER')
+  _reach(bucket)
+  return epath.Path(text)
+
+
+def parse_local(text: str | os.PathLike, flag: str, written: bool = False) -> pathlib.Path:
+  """As `parse`, for files and folders that have to be local.
+
+  Args:
+    text: what the user gave.
+    flag: the option that it was given for, such as '--output'.
+    written: whether it is written to.
+
+  Raises:
+    ConfigError: the path is in a bucket, or has another scheme.
+  """
+  name = os.fspath(text)
+  if name.startswith(PREFIX):
+    copy = 'write to a FOLDER and copy it' if written else 'copy it to a FOLDER'
+    source_and_target = f'FOLDER {name}' if written else f'{name} FOLDER'
+    raise errors.ConfigError(
+      f'{flag}={name}: has to be local; {copy}: gcloud storage cp -r {source_and_target}'
+    )
+  if '://' in name:
+    raise errors.ConfigError(f'{flag}={name}: has to be a local file or folder')
+  return pathlib.Path(name).expanduser()
+
+
+@functools.cache
+def _file_system():
+  """The file system of all buckets; epath uses the same object."""
+  if importlib.util.find_spec('gcsfs') is None:
+    raise errors.ConfigError("gs:// needs a package: pip install 'mrpose_jax[gcs]'")
+  import fsspec
+
+  os.environ['EPATH_USE_TF'] = 'false'  # epath would use TensorFlow where it is installed
+  # A folder that was listed once would stay as it was then.
+  fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+  return fsspec.filesystem('gcs', finalize_on_close=True)
+
+
+@functools.cache
+def _reach(bucket):
+  """Raises ConfigError unless the objects of a bucket can be listed."""
+  system = _file_system()
+  try:
+    system.ls(bucket)
+  except Exception as error:  # of the network, of credentials, and of several packages
+    raise errors.ConfigError(
+      f'{PREFIX}{bucket}: cannot be reached ({_brief(error)}); check its name, and log in with '
+      'gcloud auth application-default login'
+    ) from error
+
+
+def write_text(path: Path, text: str):
+  """Writes a file that is never seen half-written."""
+  path = _as_path(path)
+  if isinstance(path, pathlib.Path):
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_text(text, encoding='utf-8')
+    partial.replace(path)
+  else:
+    with _named(path):
+      path.write_text(text)
+
+
+def write_json(path: Path, content):
+  """Writes a JSON file that is never seen half-written."""
+  write_text(path, json.dumps(content, indent=2) + '\n')
+
+
+def read_json(path: Path) -> dict:
+  """Reads a JSON file; raises CheckpointError if it is missing or not JSON."""
+  try:
+    with _named(path):
+      return json.loads(_as_path(path).read_bytes().decode())
+  except (OSError, ValueError) as error:
+    raise errors.CheckpointError(f'{path}: cannot be read ({error})') from error
+
+
+def files_below(folder: Path) -> list[str]:
+  """Names of all files below a folder, relative to it, in ascending order."""
+  folder = _as_path(folder)
+  if isinstance(folder, pathlib.Path):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+  with _named(folder):
+    start = str(folder).removeprefix(PREFIX) + '/'
+    return sorted(name.removeprefix(start) for name in _file_system().find(start))
+
+
+def digests(folder: Path, names: list[str]) -> dict[str, str]:
+  """SHA-256 of files, by their names relative to a folder."""
+
+  def digest(name):
+    with _named(folder / name), open_binary(folder / name) as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+
+  with concurrent.futures.ThreadPoolExecutor(_STREAMS) as pool:
+    return dict(zip(names, pool.map(digest, names)))
+
+
+def open_binary(path: Path):
+  """Opens a file for reading bytes."""
+  return _as_path(path).open('rb')
+
+
+def is_committed(checkpoint_folder: Path) -> bool:
+  """Whether Orbax has finished the checkpoint in a folder."""
+  if isinstance(checkpoint_folder, pathlib.Path):
+    return _UNFINISHED not in checkpoint_folder.name
+  return (checkpoint_folder / COMMIT_FILE).exists()
+
+
+def remove_tree(folder: Path, first: tuple[str, ...] = ()):
+  """Removes a folder, if it exists, so far as that is allowed.
+
+  Args:
+    folder: the folder.
+    first: names of files in it that are removed before all others, so that a removal that is
+      interrupted leaves nothing that looks complete.
+  """
+  for name in (COMMIT_FILE, *first):
+    with contextlib.suppress(OSError), _named(folder):
+      (folder / name).unlink(missing_ok=True)
+  if isinstance(folder, pathlib.Path):
+    shutil.rmtree(folder, ignore_errors=True)
+  else:
+    with contextlib.suppress(OSError), _named(folder):
+      _file_system().rm(str(folder), recursive=True)
+
+
+def move_tree(folder: Path, target: Path):
+  """Moves a folder; what was at `target` is removed."""
+  remove_tree(target)
+  if isinstance(folder, pathlib.Path):
+    target.parent.mkdir(exist_ok=True)
+    folder.rename(target)
+  else:
+    with _named(folder):
+      _file_system().mv(str(folder), str(target), recursive=True)
+
+
+class Stage:
+  """A local folder whose files are published in a folder of a run.
+
+  If the folder is local, it is that folder, and publishing does nothing. For a bucket, it is a
+  temporary folder, and publishing writes the files that changed, each one whole.
+
+  Attributes:
+    folder: the local folder.
+  """
+
+  def __init__(self, target: Path):
+    self._target = _as_path(target)
+    self._temporary, self._published = None, {}
+    if isinstance(self._target, pathlib.Path):
+      self.folder = self._target
+      self.folder.mkdir(parents=True, exist_ok=True)
+    else:
+      self._temporary = tempfile.TemporaryDirectory(prefix='mrpose_jax_')
+      self.folder = pathlib.Path(self._temporary.name)
+
+  def publish(self):
+    """Writes the files that changed since the last call, in the order of their last changes."""
+    if self._temporary is None:
+      return
+    changed = []
+    for name in files_below(self.folder):
+      status = (self.folder / name).stat()
+      version = status.st_mtime_ns, status.st_size
+      if self._published.get(name) != version:
+        changed.append((version, name))
+    for version, name in sorted(changed):
+      with _named(self._target / name):
+        (self._target / name).write_bytes((self.folder / name).read_bytes())
+      self._published[name] = version
+
+  def close(self):
+    """Removes the temporary folder; what was not published is lost."""
+    if self._temporary is not None:
+      self._temporary.cleanup()
+
+
+@contextlib.contextmanager
+def staged(target: Path):
+  """Context that gives a local folder, whose files are published at its end."""
+  with contextlib.closing(Stage(target)) as stage:
+    yield stage.folder
+    stage.publish()
+
+
+def _as_path(path):
+  """A path as it is, or that of a text."""
+  return path if isinstance(path, pathlib.Path | epath.Path) else parse(path)
+
+
+@contextlib.contextmanager
+def _named(path):
+  """Turns the various errors of reading and writing a bucket into an OSError that names it."""
+  try:
+    yield
+  except (OSError, ValueError):
+    raise
+  except Exception as error:
+    raise OSError(f'{path}: {_brief(error)}') from error
+
+
+def _brief(error):
+  text = str(error) or type(error).__name__
+  return text.splitlines()[0][:200]
