@@ -215,7 +215,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
       print('a test set: its ground truth is not published, so there are no metrics')
     settings = evaluation_folders.settings_of(config.to_dict(), dataset)
     folder = evaluation_folders.choose(workdir, step, settings, meta, dataset)
-    write_results(scores, dataset, settings, folder)
+    with paths.staged(folder) as local_folder:
+      write_results(scores, dataset, settings, local_folder)
     print(f'predictions and pictures: {folder}')
   return metrics
 

@@ -108,10 +108,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     raise errors.DataError(
       f'{dataset.folder}: split validation is a test set; prepare one with annotations to train'
     )
-  with configuration.hold_workdir(config, workdir), preemption.StopSignals() as signals:
+  with configuration.hold_workdir(config, workdir) as lock, preemption.StopSignals() as signals:
     number_types.settle(config, jax.devices()[0])
     run = build(config, dataset, workdir)
-    with contextlib.closing(checkpoint.Checkpoints(workdir, create=True)) as checkpoints:
+    with contextlib.closing(checkpoint.Checkpoints(workdir, create=True, lock=lock)) as checkpoints:
       state = restore_or_start(run, checkpoints)
       describe(run, state)
       train(run, state, checkpoints, signals)
@@ -291,6 +291,7 @@ def train(
         writer.write(step, scalars)
         interval = []
       if saves:
+        writer.publish()
         checkpoints.save(step, state, run.meta)
         _stop_if_asked(signals, checkpoints, step)
       if evaluates:
@@ -309,7 +310,8 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
     scores = evaluate.score(predictions, run.dataset, run.config)
     if parallel.is_main():
       folder = run.workdir / 'eval' / str(step)
-      evaluate.write_results(scores, run.dataset, run.meta['evaluation'], folder)
+      with paths.staged(folder) as local_folder:
+        evaluate.write_results(scores, run.dataset, run.meta['evaluation'], local_folder)
     metrics = scores.metrics
     primary = choice.primary(metrics, run.config.eval)
     checkpoints.set_score(step, choice.score(primary, metrics[primary]), primary)

@@ -41,13 +41,14 @@ KEEP_LATEST = 2
 class Checkpoints:
   """The checkpoints of one workdir; keeps the latest two and the one with the best score."""
 
-  def __init__(self, workdir, create: bool = False):
+  def __init__(self, workdir, create: bool = False, lock=None):
     """Opens the checkpoints.
 
     Args:
       workdir: folder of a training run.
       create: True to save as well: creates the folder if it is missing, and removes the remains of
         saves that were killed. All processes of a run pass True, and only one run at a time.
+      lock: from `run_locks.acquire`; a run that lost it saves nothing more.
 
     Raises:
       ConfigError: `create` below a path with a character that Orbax would take for a pattern.
@@ -60,7 +61,7 @@ class Checkpoints:
         f'--workdir={workdir}: checkpoints cannot be written below a path with '
         f'{" ".join(special)}; choose another folder, or rename that one'
       )
-    self._writes = create
+    self._writes, self._lock = create, lock
     self._problems = {}  # step -> description of the damage, or None
     if create and parallel.is_main():
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +133,7 @@ class Checkpoints:
       CheckpointError: the previous save could not be written.
     """
     self.wait()
+    self._check_lock()
     self._move_aside(step)
     self._saving = step
     training = {'step': state.step, 'opt_state': state.opt_state}
@@ -151,6 +153,7 @@ class Checkpoints:
   def set_score(self, step: int, score: float, metric: str = ''):
     """Stores the score of an evaluation by a metric; one that is not finite is never the best."""
     self.wait()
+    self._check_lock()
     if parallel.is_main():
       content = {'score': score if math.isfinite(score) else None, 'metric': metric}
       paths.write_json(self.folder / str(step) / SCORE, content)
@@ -308,9 +311,14 @@ class Checkpoints:
       self._move_aside(step)
       raise
 
+  def _check_lock(self):
+    if self._lock is not None:
+      self._lock.check()
+
   def _seal(self):
     """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
+      self._check_lock()
       for partial in self._unfinished():
         if partial.name.partition('.')[0] == str(self._saving):
           paths.write_json(partial / DIGESTS, _digests(partial))

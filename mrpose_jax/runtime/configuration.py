@@ -2,12 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import math
-import os
-import pathlib
-import socket
 
 import ml_collections
 
@@ -24,6 +20,7 @@ from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.metrics import choice
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
+from mrpose_jax.runtime import run_locks
 
 log = logging.getLogger(__name__)
 
@@ -248,46 +245,30 @@ def _without_pairs(config, skeleton):
 
 
 @contextlib.contextmanager
-def hold_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path):
+def hold_workdir(config: ml_collections.ConfigDict, workdir: paths.Path):
   """Context that locks the workdir against other runs; creates it if it is missing.
 
-  The kernel releases the lock when the process ends, even if it is killed.
+  It gives the lock, see `run_locks.acquire`; None in processes other than process 0.
 
   Raises:
     ConfigError: the workdir cannot be created or written to.
     CheckpointError: another run trains in it, or it holds another network; see `match_workdir`.
   """
+  lock = None
   with contextlib.ExitStack() as stack:
     if parallel.is_main():
       try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = stack.enter_context(open(workdir / '.lock', 'a+', encoding='utf-8'))
+        lock = stack.enter_context(contextlib.closing(run_locks.acquire(workdir)))
       except OSError as error:
         raise errors.ConfigError(
-          f'--workdir={workdir}: cannot be written to ({error.strerror})'
+          f'--workdir={workdir}: cannot be written to ({error.strerror or error})'
         ) from error
-      _lock(lock, workdir)
     file = workdir / 'config.json'
     if file.exists():
       stored = paths.read_json(file)
       match_workdir(config, stored, workdir)
       number_types.go_on(config, stored)
-    yield
-
-
-def _lock(file, workdir):
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    file.seek(0)
-    raise errors.CheckpointError(
-      f'{workdir}: another run trains here ({file.read()}); choose another --workdir'
-    ) from error
-  except OSError:
-    log.warning('%s: its file system has no locks; start only one run in it', workdir)
-  file.truncate(0)
-  file.write(f'process {os.getpid()} on {socket.gethostname()}')
-  file.flush()
+    yield lock
 
 
 def match_workdir(config: ml_collections.ConfigDict, stored: dict, workdir):

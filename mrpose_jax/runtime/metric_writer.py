@@ -8,6 +8,7 @@ import ml_collections
 import tensorboardX
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,16 @@ class MetricWriter:
     self._file = self._board = self._wandb = None
     if not parallel.is_main():
       return
-    workdir = pathlib.Path(workdir)
+    run_folder = paths.parse(workdir)
+    self._stage = paths.Stage(run_folder)
+    workdir = self._stage.folder
     if config is not None and config.train.wandb:
       self._wandb = _wandb_run(workdir, config)
     for old in workdir.glob('events.out.tfevents.*'):
       old.unlink()
     self._board = tensorboardX.SummaryWriter(str(workdir))
     file = workdir / 'metrics.jsonl'
-    lines = read(file, start_step)
+    lines = read(run_folder / file.name, start_step)
     partial = file.with_name('.metrics.jsonl.partial')
     partial.write_text(''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8')
     partial.replace(file)
@@ -62,10 +65,18 @@ class MetricWriter:
       self._wandb.log(line)
     self._add_to_board(line)
 
+  def publish(self):
+    """Makes all lines visible in the run's folder; a run calls it before it saves a checkpoint."""
+    if self._file is not None:
+      self._board.flush()
+      self._stage.publish()
+
   def close(self):
     if self._file is not None:
       self._file.close()
       self._board.close()
+      self._stage.publish()
+      self._stage.close()
     if self._wandb is not None:
       self._wandb.finish()
 
