@@ -325,6 +325,8 @@ class Checkpoints:
 
   def _unfinished(self):
     """The folders of saves that did not end: of the present one, and of those that were killed."""
+    if not self.folder.is_dir():
+      return []
     folders = [path for path in self.folder.iterdir() if path.name.partition('.')[0].isdigit()]
     return [path for path in folders if not paths.is_committed(path)]
 
