@@ -31,15 +31,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
 
+from benchmarks import emulator
 from mrpose_jax import command_line
 from mrpose_jax import defaults
+from mrpose_jax import paths
 from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 
+POLL_SECONDS = 0.0005
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA_FLAGS is cleared to use one device: the exact bits depend on how a batch is split.
-ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
+ENVIRONMENT = {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
 
 
 @functools.cache
@@ -75,7 +78,7 @@ def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
   return subprocess.Popen(
     command(workdir, epochs, *more),
     cwd=ROOT,
-    env=ENVIRONMENT,
+    env={**os.environ, **ENVIRONMENT},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -106,14 +109,14 @@ def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
         break
       to_skip = max(0, to_skip - 1)
       while _saving(workdir) and process.poll() is None:
-        time.sleep(0.0005)
-    time.sleep(0.0005)
+        time.sleep(POLL_SECONDS)
+    time.sleep(POLL_SECONDS)
   return _kill(process)
 
 
 def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
   """Returns the bytes of each array of a run's last checkpoint, and the loss of each step."""
-  workdir = pathlib.Path(workdir)
+  workdir = paths.parse(workdir)
   steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
   folder = workdir / 'checkpoints' / str(max(steps))
   arrays = {}
@@ -138,10 +141,12 @@ def main(arguments):
       for total, times in ((3, 3), (10, 7), (restarts, max(0, restarts - 10))):
         print(f'{total} starts: {restart(folder, times)}', flush=True)
       return
+    if flags.FLAGS.emulator:
+      folder = paths.parse(emulator.make_bucket('kill-runs'))
     run(folder, kills, 3.0 * kills, flags.FLAGS.seed, *arguments)
 
 
-def run(folder: pathlib.Path, kills: int, epochs: float, seed: int, *more: str):
+def run(folder: paths.Path, kills: int, epochs: float, seed: int, *more: str):
   """Raises AssertionError unless a run killed `kills` times ends like an uninterrupted run."""
   draw = random.Random(seed)
   finish(folder / 'whole', epochs, *more)
@@ -194,7 +199,8 @@ def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
 
 def _saving(workdir):
   """Whether an unfinished checkpoint exists."""
-  return any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
+  folder = workdir / 'checkpoints'
+  return folder.is_dir() and not all(map(paths.is_committed, folder.iterdir()))
 
 
 def _kill(process):
@@ -206,6 +212,7 @@ def _kill(process):
 
 
 if __name__ == '__main__':
+  flags.DEFINE_bool('emulator', False, 'Use workdirs in an emulated bucket.')
   flags.DEFINE_integer('kills', 50, 'Number of kills.')
   flags.DEFINE_integer('restarts', 0, 'If positive, restart a finished run this often instead.')
   flags.DEFINE_integer('seed', 0, 'Random seed of the times of the kills.')
