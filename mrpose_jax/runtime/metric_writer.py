@@ -13,6 +13,7 @@ from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
+EVENTS = 'events.out.tfevents.*'
 WANDB_RUN = 'wandb_run.txt'  # in the workdir: the id of its Weights & Biases run
 
 
@@ -39,11 +40,12 @@ class MetricWriter:
     if not parallel.is_main():
       return
     run_folder = paths.parse(workdir)
+    self._run_folder = run_folder
     self._stage = paths.Stage(run_folder)
     workdir = self._stage.folder
     if config is not None and config.train.wandb:
       self._wandb = _wandb_run(workdir, config)
-    for old in workdir.glob('events.out.tfevents.*'):
+    for old in workdir.glob(EVENTS):
       old.unlink()
     self._board = tensorboardX.SummaryWriter(str(workdir))
     file = workdir / 'metrics.jsonl'
@@ -69,16 +71,23 @@ class MetricWriter:
     """Makes all lines visible in the run's folder; a run calls it before it saves a checkpoint."""
     if self._file is not None:
       self._board.flush()
-      self._stage.publish()
+      self._publish()
 
   def close(self):
     if self._file is not None:
       self._file.close()
       self._board.close()
-      self._stage.publish()
+      self._publish()
       self._stage.close()
     if self._wandb is not None:
       self._wandb.finish()
+
+  def _publish(self):
+    self._stage.publish()
+    own = {path.name for path in self._stage.folder.glob(EVENTS)}
+    for other in self._run_folder.glob(EVENTS):
+      if other.name not in own:  # of an earlier start, whose lines are in the new one
+        other.unlink()
 
   def _add_to_board(self, line):
     step = line.pop('step')
