@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 
 # Full disk, full quota, file size limit, and a file system that became read-only.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -54,6 +55,8 @@ def run(command: Callable[[list[str]], None]):
       _fail(error)
     except (Exception, KeyboardInterrupt) as error:
       _end_if_unwritable(error)
+      if paths.is_of_client(error):
+        _fail(paths.unreachable(paths.PREFIX, error))
       if not _joined():
         raise
       traceback.print_exc()

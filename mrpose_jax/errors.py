@@ -27,6 +27,12 @@ class CheckpointError(UserError):
   exit_code = 4
 
 
+class BucketError(UserError):
+  """A bucket of Cloud Storage that cannot be read or written any more."""
+
+  exit_code = 4
+
+
 class DivergedError(UserError):
   """A loss or a gradient in training is not finite."""
 
@@ -37,3 +43,9 @@ class Stopped(UserError):
   """SIGTERM or SIGINT ended the run after its state was saved."""
 
   exit_code = 143
+
+
+def brief(error: Exception) -> str:
+  """The first line of an error's message, at most 200 characters."""
+  text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+  return text.splitlines()[0][:200]

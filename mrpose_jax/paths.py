@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 from typing import TypeAlias
+from typing import TypeVar
 
 from etils import epath
 
@@ -24,12 +25,15 @@ from mrpose_jax import errors
 
 # A local path, or one in a bucket, which has the same methods.
 Path: TypeAlias = pathlib.Path | epath.Path
+_T = TypeVar('_T')
 
 PREFIX = 'gs://'
 # Orbax writes this file last into a checkpoint in a bucket; on a disk, it renames the folder last.
 COMMIT_FILE = 'commit_success.txt'
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _STREAMS = 8  # objects that are read or written at the same time
+# Packages whose exceptions `reaching` turns into a BucketError.
+_CLIENTS = ('aiohttp', 'gcsfs', 'google', 'requests', 'urllib3')
 
 
 def parse(text: str | os.PathLike) -> Path:
@@ -80,6 +84,45 @@ def parse_local(text: str | os.PathLike, flag: str, written: bool = False) -> pa
   return pathlib.Path(name).expanduser()
 
 
+def by_kind(path: Path, local: _T, bucket: _T) -> _T:
+  """Returns the one of two values that suits the path."""
+  return local if isinstance(path, pathlib.Path) else bucket
+
+
+def bucket_and_name(path: epath.Path) -> tuple[str, str]:
+  """The bucket of an object, and the object's name."""
+  bucket, _, name = str(path).removeprefix(PREFIX).partition('/')
+  return bucket, name
+
+
+@contextlib.contextmanager
+def reaching(path: Path):
+  """Turns the errors of reading or writing a bucket into a BucketError that names the path.
+
+  A missing object stays a FileNotFoundError, and the errors of a disk stay as they are.
+  """
+  try:
+    yield
+  except Exception as error:
+    # gcsfs raises plain OSErrors, without a number, where access is denied or times out.
+    denied = isinstance(error, OSError) and not error.errno and not isinstance(path, pathlib.Path)
+    if is_of_client(error) or (denied and not isinstance(error, FileNotFoundError)):
+      raise unreachable(path, error) from error
+    raise
+
+
+def is_of_client(error: Exception) -> bool:
+  """Whether an exception comes from a package that reaches buckets."""
+  return type(error).__module__.partition('.')[0] in _CLIENTS
+
+
+def unreachable(path: Path | str, error: Exception) -> errors.BucketError:
+  """The BucketError that names a path and why it cannot be reached."""
+  return errors.BucketError(
+    f'{path}: cannot be reached ({errors.brief(error)}); the same command goes on once it can'
+  )
+
+
 @functools.cache
 def _file_system():
   """The file system of all buckets; epath uses the same object."""
@@ -99,10 +142,12 @@ def _reach(bucket):
   system = _file_system()
   try:
     system.ls(bucket)
+  except FileNotFoundError as error:
+    raise errors.ConfigError(f'{PREFIX}{bucket}: there is no such bucket') from error
   except Exception as error:  # of the network, of credentials, and of several packages
     raise errors.ConfigError(
-      f'{PREFIX}{bucket}: cannot be reached ({_brief(error)}); check its name, and log in with '
-      'gcloud auth application-default login'
+      f'{PREFIX}{bucket}: cannot be reached ({errors.brief(error)}); check its name and the '
+      'network, and log in with gcloud auth application-default login'
     ) from error
 
 
@@ -114,8 +159,8 @@ def write_text(path: Path, text: str):
     partial.write_text(text, encoding='utf-8')
     partial.replace(path)
   else:
-    with _named(path):
-      path.write_text(text)
+    with reaching(path):
+      path.write_bytes(text.encode())
 
 
 def write_json(path: Path, content):
@@ -126,7 +171,7 @@ def write_json(path: Path, content):
 def read_json(path: Path) -> dict:
   """Reads a JSON file; raises CheckpointError if it is missing or not JSON."""
   try:
-    with _named(path):
+    with reaching(path):
       return json.loads(_as_path(path).read_bytes().decode())
   except (OSError, ValueError) as error:
     raise errors.CheckpointError(f'{path}: cannot be read ({error})') from error
@@ -137,7 +182,7 @@ def files_below(folder: Path) -> list[str]:
   folder = _as_path(folder)
   if isinstance(folder, pathlib.Path):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
-  with _named(folder):
+  with reaching(folder):
     start = str(folder).removeprefix(PREFIX) + '/'
     return sorted(name.removeprefix(start) for name in _file_system().find(start))
 
@@ -146,7 +191,7 @@ def digests(folder: Path, names: list[str]) -> dict[str, str]:
   """SHA-256 of files, by their names relative to a folder."""
 
   def digest(name):
-    with _named(folder / name), open_binary(folder / name) as file:
+    with reaching(folder / name), open_binary(folder / name) as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
 
   with concurrent.futures.ThreadPoolExecutor(_STREAMS) as pool:
@@ -173,13 +218,12 @@ def remove_tree(folder: Path, first: tuple[str, ...] = ()):
     first: names of files in it that are removed before all others, so that a removal that is
       interrupted leaves nothing that looks complete.
   """
-  for name in (COMMIT_FILE, *first):
-    with contextlib.suppress(OSError), _named(folder):
+  with contextlib.suppress(OSError, errors.BucketError), reaching(folder):
+    for name in (COMMIT_FILE, *first):
       (folder / name).unlink(missing_ok=True)
-  if isinstance(folder, pathlib.Path):
-    shutil.rmtree(folder, ignore_errors=True)
-  else:
-    with contextlib.suppress(OSError), _named(folder):
+    if isinstance(folder, pathlib.Path):
+      shutil.rmtree(folder)
+    else:
       _file_system().rm(str(folder), recursive=True)
 
 
@@ -190,8 +234,9 @@ def move_tree(folder: Path, target: Path):
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
   else:
-    with _named(folder):
-      _file_system().mv(str(folder), str(target), recursive=True)
+    with reaching(folder):  # copied whole first, so that an interruption loses nothing
+      _file_system().copy(str(folder), str(target), recursive=True)
+    remove_tree(folder)
 
 
 class Stage:
@@ -225,7 +270,7 @@ class Stage:
       if self._published.get(name) != version:
         changed.append((version, name))
     for version, name in sorted(changed):
-      with _named(self._target / name):
+      with reaching(self._target / name):
         (self._target / name).write_bytes((self.folder / name).read_bytes())
       self._published[name] = version
 
@@ -246,19 +291,3 @@ def staged(target: Path):
 def _as_path(path):
   """A path as it is, or that of a text."""
   return path if isinstance(path, pathlib.Path | epath.Path) else parse(path)
-
-
-@contextlib.contextmanager
-def _named(path):
-  """Turns the various errors of reading and writing a bucket into an OSError that names it."""
-  try:
-    yield
-  except (OSError, ValueError):
-    raise
-  except Exception as error:
-    raise OSError(f'{path}: {_brief(error)}') from error
-
-
-def _brief(error):
-  text = str(error) or type(error).__name__
-  return text.splitlines()[0][:200]

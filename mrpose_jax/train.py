@@ -256,14 +256,18 @@ def train(
     jax.process_count(),
   )
   batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, run.mesh))
+  repeats_evaluation = start_step in run.evaluation_steps and not checkpoints.evaluated(start_step)
+  writer = metric_writer.MetricWriter(
+    *(run.workdir, start_step, config, not repeats_evaluation, checkpoints.check_lock)
+  )
   with (
-    contextlib.closing(metric_writer.MetricWriter(run.workdir, start_step, config)) as writer,
+    contextlib.closing(writer),
     contextlib.closing(
       progress_bar.Progress(start_step, run.total_steps, config.train.batch_size)
     ) as progress,
     profiling.StepTrace(run.workdir, start_step, config.train.profile_steps) as step_trace,
   ):
-    if start_step in run.evaluation_steps and not checkpoints.evaluated(start_step):
+    if repeats_evaluation:
       # The run was stopped between this step's checkpoint and its evaluation.
       evaluate_checkpoint(run, state, start_step, checkpoints, writer, progress, signals)
     interval = []  # metrics of the steps since the last log, on the device
@@ -308,14 +312,15 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
       *(run.config, run.mesh, stop_if_asked),
     )
     scores = evaluate.score(predictions, run.dataset, run.config)
-    if parallel.is_main():
-      folder = run.workdir / 'eval' / str(step)
-      with paths.staged(folder) as local_folder:
-        evaluate.write_results(scores, run.dataset, run.meta['evaluation'], local_folder)
     metrics = scores.metrics
+    # The score comes last: the next start repeats the evaluation of a checkpoint that has none.
+    writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
+    writer.publish()
+    if parallel.is_main():
+      with paths.staged(run.workdir / 'eval' / str(step)) as folder:
+        evaluate.write_results(scores, run.dataset, run.meta['evaluation'], folder)
     primary = choice.primary(metrics, run.config.eval)
     checkpoints.set_score(step, choice.score(primary, metrics[primary]), primary)
-    writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
     progress.note(f'step {step}: {tables.one_line(metrics)}')
 
 

@@ -26,6 +26,7 @@ from jax import numpy as jnp
 
 from mrpose_jax import errors
 from mrpose_jax import paths
+from mrpose_jax.runtime import digests
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar('_T')
 
 ITEMS = ('variables', 'ema', 'training', 'meta')
-DIGESTS, SCORE = 'digests.json', 'score.json'
+SCORE = 'score.json'
 # Two, so that an intact checkpoint remains if the latest one is damaged.
 KEEP_LATEST = 2
 
@@ -79,9 +80,8 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """The steps of all checkpoints, damaged or not, in ascending order."""
-    if not self.folder.is_dir():
-      return []
-    folders = [path for path in self.folder.iterdir() if path.name.isdigit()]
+    folders = self.folder.iterdir() if self.folder.is_dir() else []
+    folders = [path for path in folders if path.name.isdigit()]
     return sorted(int(path.name) for path in folders if paths.is_committed(path))
 
   def latest_step(self) -> int | None:
@@ -133,7 +133,7 @@ class Checkpoints:
       CheckpointError: the previous save could not be written.
     """
     self.wait()
-    self._check_lock()
+    self.check_lock()
     self._move_aside(step)
     self._saving = step
     training = {'step': state.step, 'opt_state': state.opt_state}
@@ -153,7 +153,7 @@ class Checkpoints:
   def set_score(self, step: int, score: float, metric: str = ''):
     """Stores the score of an evaluation by a metric; one that is not finite is never the best."""
     self.wait()
-    self._check_lock()
+    self.check_lock()
     if parallel.is_main():
       content = {'score': score if math.isfinite(score) else None, 'metric': metric}
       paths.write_json(self.folder / str(step) / SCORE, content)
@@ -225,6 +225,11 @@ class Checkpoints:
       return state.replace(ema=jax.tree.map(jnp.copy, state.variables))
     return state.replace(ema=restored['ema'])
 
+  def check_lock(self):
+    """Raises CheckpointError if the run has lost its workdir to another one."""
+    if self._lock is not None:
+      self._lock.check()
+
   def wait(self):
     """Waits until the last save is on disk; raises CheckpointError if it could not be written."""
     if self._saving is not None:
@@ -243,7 +248,7 @@ class Checkpoints:
   def problem(self, step: int) -> str | None:
     """Describes the damage of a checkpoint; None if it is intact."""
     if step not in self._problems:
-      self._problems[step] = _problem(self.folder / str(step))
+      self._problems[step] = digests.problem(self.folder / str(step), ITEMS)
     return self._problems[step]
 
   def _first_intact(self, steps):
@@ -278,21 +283,22 @@ class Checkpoints:
     keep = {*steps[-KEEP_LATEST:], *self._best_first(steps)[:1]}
     if parallel.is_main():
       for step in set(steps) - keep:
-        paths.remove_tree(self.folder / str(step), (DIGESTS,))
+        paths.remove_tree(self.folder / str(step), (digests.NAME,))
 
   @contextlib.contextmanager
   def _writing(self, step):
     """Turns errors of a save into a CheckpointError, and removes the partial checkpoint."""
     try:
-      yield
-    except (OSError, RuntimeError, ValueError) as error:
+      with paths.reaching(self.folder):
+        yield
+    except (OSError, RuntimeError, ValueError, errors.BucketError) as error:
       self._saving = None
       self._remove_unfinished()
       others = self.steps()
       raise errors.CheckpointError(
-        f'{self.folder / str(step)}: cannot be written ({_brief(error)}); '
+        f'{self.folder / str(step)}: cannot be written ({errors.brief(error)}); '
         f'{f"checkpoint {others[-1]} is kept" if others else "there is no earlier one"}; '
-        'free disk space, and start again'
+        'make room or restore access, and start again'
       ) from error
 
   def _read_back(self, step):
@@ -311,23 +317,18 @@ class Checkpoints:
       self._move_aside(step)
       raise
 
-  def _check_lock(self):
-    if self._lock is not None:
-      self._lock.check()
-
   def _seal(self):
     """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
-      self._check_lock()
+      self.check_lock()
       for partial in self._unfinished():
         if partial.name.partition('.')[0] == str(self._saving):
-          paths.write_json(partial / DIGESTS, _digests(partial))
+          digests.write(partial, ITEMS)
 
   def _unfinished(self):
     """The folders of saves that did not end: of the present one, and of those that were killed."""
-    if not self.folder.is_dir():
-      return []
-    folders = [path for path in self.folder.iterdir() if path.name.partition('.')[0].isdigit()]
+    folders = self.folder.iterdir() if self.folder.is_dir() else []
+    folders = [path for path in folders if path.name.partition('.')[0].isdigit()]
     return [path for path in folders if not paths.is_committed(path)]
 
   def _remove_unfinished(self):
@@ -342,13 +343,14 @@ class Checkpoints:
     if parallel.is_main() and self.problem(step) is not None:
       raise errors.CheckpointError(f'{self.folder / str(step)}: {self.problem(step)}')
     try:
-      for item, target in (trees or {}).items():
-        _check_shapes(self.folder / str(step) / item, target)
-        items[item] = ocp.args.StandardRestore(target)
-      return self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**items))
+      with paths.reaching(self.folder):
+        for item, target in (trees or {}).items():
+          _check_shapes(self.folder / str(step) / item, target)
+          items[item] = ocp.args.StandardRestore(target)
+        return self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**items))
     except (ValueError, OSError, KeyError) as error:
       raise errors.CheckpointError(
-        f'{self.folder / str(step)}: cannot be restored ({_brief(error)})'
+        f'{self.folder / str(step)}: cannot be restored ({errors.brief(error)})'
       ) from error
 
 
@@ -361,7 +363,7 @@ def locate(path) -> tuple[paths.Path, int | None]:
   path = paths.parse(path)
   if path.parent.name == 'checkpoints' and path.name.isdigit():
     return path.parents[1], int(path.name)
-  if (path / DIGESTS).exists():
+  if (path / digests.NAME).exists():
     raise errors.CheckpointError(
       f"{path}: a checkpoint's folder has to be WORKDIR/checkpoints/STEP; move it to such a place, "
       'where STEP is the number of its step'
@@ -372,29 +374,6 @@ def locate(path) -> tuple[paths.Path, int | None]:
 def restore_target(tree, sharding):
   """ShapeDtypeStructs with the shapes of `tree` and this sharding, as a target to restore onto."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def _digests(folder: paths.Path) -> dict[str, str]:
-  """SHA-256 of every file of the items; Orbax adds files of its own beside them later."""
-  names = [name for name in paths.files_below(folder) if name.partition('/')[0] in ITEMS]
-  return paths.digests(folder, names)
-
-
-def _problem(folder: paths.Path) -> str | None:
-  """Describes the damage of a checkpoint folder; None if it is intact."""
-  if not (folder / DIGESTS).exists():
-    return f'not a finished checkpoint (no {DIGESTS})'
-  try:
-    expected = paths.read_json(folder / DIGESTS)
-    digests = _digests(folder)
-  except (errors.CheckpointError, OSError) as error:
-    return f'damaged ({_brief(error)})'
-  for name, digest in expected.items():
-    if name not in digests:
-      return f'damaged: {name} is missing'
-    if digests[name] != digest:
-      return f'damaged: {name} does not match its digest'
-  return None
 
 
 def _check_shapes(folder: paths.Path, target):
@@ -417,9 +396,3 @@ def _stored_shapes(folder: paths.Path) -> dict[str, tuple[int, ...]]:
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): x.shape for path, x in leaves}
-
-
-def _brief(error) -> str:
-  """First line of the error's message, at most 200 characters."""
-  text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-  return text.splitlines()[0][:200]

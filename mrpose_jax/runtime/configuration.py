@@ -259,9 +259,9 @@ def hold_workdir(config: ml_collections.ConfigDict, workdir: paths.Path):
     if parallel.is_main():
       try:
         lock = stack.enter_context(contextlib.closing(run_locks.acquire(workdir)))
-      except OSError as error:
+      except (OSError, errors.BucketError) as error:
         raise errors.ConfigError(
-          f'--workdir={workdir}: cannot be written to ({error.strerror or error})'
+          f'--workdir={workdir}: cannot be written to ({errors.brief(error)})'
         ) from error
     file = workdir / 'config.json'
     if file.exists():

@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
-import pathlib
 
 import jax
 
+from mrpose_jax import paths
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class StepTrace(contextlib.AbstractContextManager):
       start_step: number of steps done before this start.
       num_steps: number of steps to record after the first WARM_UP ones; 0 records nothing.
     """
-    self._folder = pathlib.Path(workdir) / 'profile'
+    self._folder = paths.parse(workdir) / 'profile'
     self._first = start_step + WARM_UP + 1
     self._last = self._first + num_steps - 1
     self._recording = False
@@ -34,7 +34,8 @@ class StepTrace(contextlib.AbstractContextManager):
   def step(self, step: int):
     """Context for the dispatch of one step."""
     if self._first == step <= self._last and parallel.is_main():
-      jax.profiler.start_trace(self._folder)
+      self._stage = paths.Stage(self._folder)
+      jax.profiler.start_trace(self._stage.folder)
       self._recording = True
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
       yield
@@ -48,6 +49,8 @@ class StepTrace(contextlib.AbstractContextManager):
         array.block_until_ready()
       jax.profiler.stop_trace()
       self._recording = False
+      self._stage.publish()
+      self._stage.close()
       log.info('profiler trace: tensorboard --logdir=%s', self._folder)
 
   def __exit__(self, *_):

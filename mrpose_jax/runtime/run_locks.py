@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import math
 import os
 import pathlib
 import socket
@@ -28,9 +29,9 @@ def acquire(workdir: paths.Path):
 
   Raises:
     CheckpointError: another run holds the lock.
-    OSError: the workdir cannot be written to.
+    BucketError, OSError: the workdir cannot be written to.
   """
-  return (_FileLock if isinstance(workdir, pathlib.Path) else _ObjectLock)(workdir)
+  return paths.by_kind(workdir, _FileLock, _ObjectLock)(workdir)
 
 
 def _refused(workdir, holder):
@@ -66,120 +67,104 @@ class _FileLock:
 
 
 class _ObjectLock:
-  """An object that is renewed; whoever finds it watches whether its generation changes."""
+  """An object that is renewed again and again; whoever finds it watches its generation.
+
+  A write names the generation that it replaces (0: none), and the bucket refuses it if there is
+  another one by then. No clocks are compared.
+  """
 
   def __init__(self, workdir):
     from google.api_core import exceptions
     from google.cloud import storage
 
-    self._workdir, self._conflict, self._missing = (
-      workdir,
-      exceptions.PreconditionFailed,
-      exceptions.NotFound,
-    )
-    bucket, _, name = str(workdir / NAME).removeprefix(paths.PREFIX).partition('/')
-    self._blob = storage.Client().bucket(bucket).blob(name)
-    self._content = json.dumps(
-      {'holder': _holder(), 'process': _process(os.getpid()), 'token': uuid.uuid4().hex}
-    )
+    self._workdir, self._conflict = workdir, exceptions.PreconditionFailed
+    self._token = uuid.uuid4().hex
+    self._generation = None  # of this run's own object
     self._guard, self._lost, self._ended = threading.Lock(), False, threading.Event()
-    self._generation = 0  # 0: the object must not exist
-    self._acquire()
+    bucket, self._name = paths.bucket_and_name(workdir / NAME)
+    with paths.reaching(workdir / NAME):
+      self._bucket = storage.Client(project=None).bucket(bucket)
+      self._acquire()
     self._thread = threading.Thread(target=self._keep, daemon=True)
     self._thread.start()
 
   def _acquire(self):
-    started, said = time.monotonic(), False
-    while not self._write():
-      try:
-        self._blob.reload()
-        holder = json.loads(self._blob.download_as_text())
-      except self._missing:
-        self._generation = 0
-        continue
-      except ValueError:
-        holder = {'holder': 'unknown'}
-      found = self._blob.generation
-      if self._generation not in (0, found):
-        raise _refused(self._workdir, holder['holder'])  # it was renewed
-      alive = _is_alive(holder.get('process'))
-      if alive:
-        raise _refused(self._workdir, holder['holder'])
-      if alive is False or time.monotonic() - started > STALE_SECONDS:
-        self._generation = found  # taken over if nobody renews it meanwhile
-        if self._write():
+    """Writes the object where there is none, or replaces one that nobody renews."""
+    watched, until = None, math.inf
+    while True:
+      found = self._bucket.get_blob(self._name)
+      if found is None:
+        if self._write(0):
           return
-        started = time.monotonic()
-      self._generation = found
-      if not said:
-        log.info(
-          '%s: %s may train here; waiting up to %d s to see',
-          self._workdir,
-          holder['holder'],
-          STALE_SECONDS,
-        )
-        said = True
-      expected, self._generation = self._generation, 0
-      time.sleep(min(1, STALE_SECONDS / 10))
-      self._generation = expected
-      if not self._unchanged(expected):
-        raise _refused(self._workdir, holder['holder'])
-      self._generation = 0
+        continue  # another run was faster
+      holder = (found.metadata or {}).get('holder', 'unknown')
+      alive = _is_alive(json.loads((found.metadata or {}).get('process', 'null')))
+      if alive or watched not in (None, found.generation):
+        raise _refused(self._workdir, holder)  # its process runs here, or the object was renewed
+      if watched is None:
+        watched, until = found.generation, time.monotonic() + STALE_SECONDS
+        if alive is None:
+          log.info(
+            '%s: %s holds this workdir; waiting for %g s to see whether it still runs',
+            *(self._workdir, holder, STALE_SECONDS),
+          )
+      if alive is False or time.monotonic() >= until:
+        if self._write(watched):
+          return
+        continue  # it was renewed at last, or another run was faster
+      time.sleep(STALE_SECONDS / 60)
 
-  def _unchanged(self, generation):
+  def _write(self, generation):
+    """Writes the object in the place of this generation; returns whether it is this run's then."""
+    blob = self._bucket.blob(self._name)
+    blob.metadata = {
+      'token': self._token,
+      'holder': _holder(),
+      'process': json.dumps(_process(os.getpid())),
+    }
     try:
-      self._blob.reload()
-      return self._blob.generation == generation
-    except self._missing:
-      return True
-
-  def _write(self):
-    """Writes the object if its generation is still the one that is known."""
-    try:
-      self._blob.upload_from_string(self._content, if_generation_match=self._generation)
+      blob.upload_from_string(b'', if_generation_match=generation)
     except self._conflict:
-      return False
-    self._generation = self._blob.generation
+      return self._is_own()  # a repeated request may find what its first try has written
+    self._generation = blob.generation
     return True
 
-  def _renew(self):
-    with self._guard:
-      if not self._lost and not self._write():
-        # A repeated request may find its own first try.
-        self._lost = not self._is_own()
-
   def _is_own(self):
-    try:
-      self._blob.reload()
-      own = self._blob.download_as_text() == self._content
-    except self._missing:
+    """Whether the object is still that of this run."""
+    found = self._bucket.get_blob(self._name)
+    if found is None or (found.metadata or {}).get('token') != self._token:
       return False
-    self._generation = self._blob.generation
-    return own
+    self._generation = found.generation
+    return True
 
   def _keep(self):
-    while not self._ended.wait(RENEW_SECONDS):
+    """Renews the object until the run ends or has lost it."""
+    while not self._lost and not self._ended.wait(RENEW_SECONDS):
       try:
-        self._renew()
-      except Exception as error:  # of the network; `check` decides
-        log.warning('%s: the lock cannot be renewed (%s)', self._workdir, str(error)[:200])
+        with self._guard:
+          self._lost = not self._write(self._generation)
+      except Exception as error:  # of the network; `check` asks again
+        log.warning('%s: the lock cannot be renewed (%s)', self._workdir, errors.brief(error))
 
   def check(self):
     """Raises CheckpointError if another run has taken the lock."""
-    with self._guard:
-      if not self._lost:
-        self._lost = not self._is_own()
+    with self._guard, paths.reaching(self._workdir / NAME):
+      self._lost = self._lost or not self._is_own()
     if self._lost:
       raise errors.CheckpointError(
-        f'{self._workdir}: this run lost its lock to another one, and stops before it writes'
+        f'{self._workdir}: another run has taken the lock of this one, or somebody has removed it; '
+        'this run ends and writes nothing more'
       )
 
   def close(self):
+    """Removes the object, so that the next run need not wait."""
     self._ended.set()
     self._thread.join()
-    with self._guard:
+    try:
       if not self._lost and self._is_own():
-        self._blob.delete(if_generation_match=self._generation)
+        self._bucket.blob(self._name).delete(if_generation_match=self._generation)
+    except Exception as error:  # of the network
+      log.warning('%s: the lock cannot be removed (%s)', self._workdir, errors.brief(error))
 
 
 def _holder():

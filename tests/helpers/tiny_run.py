@@ -1,7 +1,6 @@
 """Writes a workdir like that of a training run, with an untrained network with clear peaks."""
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
 
 
-def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=()) -> pathlib.Path:
+def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=()) -> paths.Path:
   """Writes checkpoint 0 of a network of width 4 with small batches, canvas and input.
 
   `without`: (section, field) pairs to omit from the stored configuration.
@@ -36,7 +35,7 @@ def write(workdir, network='simple_baseline', skeleton=skeletons.COCO, without=(
     return r.normal(0, fan_in**-0.5, x.shape).astype(np.float32)
 
   state = state.replace(params=jax.tree_util.tree_map_with_path(drawn, state.params))
-  workdir = pathlib.Path(workdir)
+  workdir = paths.parse(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   meta = {

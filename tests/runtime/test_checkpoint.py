@@ -13,6 +13,7 @@ from mrpose_jax import errors
 from mrpose_jax import paths
 from mrpose_jax import training_step
 from mrpose_jax.runtime import checkpoint
+from mrpose_jax.runtime import digests
 
 META = {'config': {}, 'iterator': None}
 
@@ -102,7 +103,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen_wherever_they_are(tmp_p
   """Damages each file of a checkpoint in turn; those that Orbax adds later do not matter."""
   save(tmp_path, {1: None, 2: None})
   folder = tmp_path / 'checkpoints' / '2'
-  sealed = paths.read_json(folder / checkpoint.DIGESTS)
+  sealed = paths.read_json(folder / digests.NAME)
   files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
   assert len(sealed) > 10
   for file in files:
@@ -112,7 +113,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file_are_seen_wherever_they_are(tmp_p
       checkpoints = checkpoint.Checkpoints(tmp_path)
       found = checkpoints.latest_step()
       name = str(file.relative_to(folder))
-      if name in sealed or name == checkpoint.DIGESTS:
+      if name in sealed or name == digests.NAME:
         assert found == 1, (name, damage)
       else:  # the state is intact
         assert found == 2, (name, damage)

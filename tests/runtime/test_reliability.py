@@ -119,6 +119,7 @@ def test_a_step_that_does_not_end_is_not_waited_for():
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
   """Changes the user if the tests run as root, whom permissions do not stop."""
+  config = tiny_people.config()  # before the change, because it imports and writes
   tmp_path.chmod(0o555)
   user = os.geteuid()
   try:
@@ -126,7 +127,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
       os.seteuid(65534)
     with (
       pytest.raises(errors.ConfigError, match=r'run: cannot be written to \(Permission denied\)'),
-      configuration.hold_workdir(tiny_people.config(), tmp_path / 'run'),
+      configuration.hold_workdir(config, tmp_path / 'run'),
     ):
       pass
   finally:
