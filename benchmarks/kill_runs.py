@@ -5,8 +5,13 @@
 Half of the kills (SIGKILL) happen at a random time after the start, half while a checkpoint is
 being saved. Then the run is finished and compared, bit for bit, with a run that was never killed:
 parameters, batch statistics, their moving average if there is one, optimizer state, step, and the
-loss of every step. Fields of the configuration follow after `--`, for example
+loss and evaluation of every step. Fields of the configuration follow after `--`, for example
 `-- --config.train.ema=0.999`.
+
+  python -m benchmarks.kill_runs --kills=20 --emulator
+
+The same with workdirs in a bucket, on an emulator of Cloud Storage. With --processes=2, each run
+has two processes, and one of them is killed.
 
   python -m benchmarks.kill_runs --restarts=300
 
@@ -20,7 +25,7 @@ import os
 import pathlib
 import random
 import resource
-import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,10 +44,8 @@ from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 
-POLL_SECONDS = 0.0005
+POLL_SECONDS = 0.002
 ROOT = pathlib.Path(__file__).parents[1]
-# XLA_FLAGS is cleared to use one device: the exact bits depend on how a batch is split.
-ENVIRONMENT = {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
 
 
 @functools.cache
@@ -54,6 +57,11 @@ def data_dir() -> pathlib.Path:
     synthetic_people.write_coco(source, image_set, count, seed=0, processes=1)
   prepare.prepare('coco', source, folder, train='train', validation='validation', canvas=160)
   return folder
+
+
+def environment() -> dict[str, str]:
+  """Variables of a run with one device, because the exact bits depend on how a batch is split."""
+  return {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
 
 
 def command(workdir, epochs: float, *more: str) -> list[str]:
@@ -78,44 +86,50 @@ def start(workdir, epochs: float, *more: str) -> subprocess.Popen:
   return subprocess.Popen(
     command(workdir, epochs, *more),
     cwd=ROOT,
-    env={**os.environ, **ENVIRONMENT},
+    env=environment(),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def finish(workdir, epochs: float, *more: str):
+def start_all(workdir, epochs: float, count: int, *more: str) -> list[subprocess.Popen]:
+  """Starts the tiny run with this number of processes."""
+  if count == 1:
+    return [start(workdir, epochs, *more)]
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  together = f'--coordinator=localhost:{port}', f'--num_processes={count}'
+  return [
+    start(workdir, epochs, *together, f'--process_id={number}', *more) for number in range(count)
+  ]
+
+
+def finish(workdir, epochs: float, *more: str, count: int = 1):
   """Runs the tiny run to its end."""
-  process = start(workdir, epochs, *more)
-  _, stderr = process.communicate()
-  if process.returncode:
-    raise RuntimeError(f'exit code {process.returncode}: {stderr}')
+  for process in start_all(workdir, epochs, count, *more):
+    _, stderr = process.communicate()
+    if process.returncode:
+      raise RuntimeError(f'exit code {process.returncode}: {stderr}')
 
 
-def kill_at_random(process, draw: random.Random) -> bool:
-  """Kills the process after up to 9 s, time for some steps; returns whether it was running."""
-  time.sleep(draw.uniform(0, 9))
-  return _kill(process)
-
-
-def kill_in_a_save(process, workdir, draw: random.Random) -> bool:
-  """Kills the process while it saves a checkpoint; returns whether it was still running."""
+def wait_for_a_save(processes, workdir, draw: random.Random):
+  """Waits until a run is in the middle of a save, or has ended."""
   to_skip = draw.randrange(3)  # number of saves before the kill
-  while process.poll() is None:
+  while _all_run(processes):
     if _saving(workdir):
       time.sleep(draw.uniform(0, 0.03))
       if to_skip == 0 and _saving(workdir):
         break
       to_skip = max(0, to_skip - 1)
-      while _saving(workdir) and process.poll() is None:
+      while _saving(workdir) and _all_run(processes):
         time.sleep(POLL_SECONDS)
     time.sleep(POLL_SECONDS)
-  return _kill(process)
 
 
-def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
-  """Returns the bytes of each array of a run's last checkpoint, and the loss of each step."""
+def contents(workdir) -> tuple[dict[str, bytes], dict[int, float], list[dict]]:
+  """Returns the bytes of each array of the last checkpoint, the losses, and the evaluations."""
   workdir = paths.parse(workdir)
   steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
   folder = workdir / 'checkpoints' / str(max(steps))
@@ -129,7 +143,7 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float]]:
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   losses = [(line['step'], line['loss']) for line in lines if 'loss' in line]
   assert [step for step, _ in losses] == list(range(1, len(losses) + 1))
-  return arrays, dict(losses)
+  return arrays, dict(losses), [line for line in lines if 'loss' not in line]
 
 
 def main(arguments):
@@ -143,27 +157,55 @@ def main(arguments):
       return
     if flags.FLAGS.emulator:
       folder = paths.parse(emulator.make_bucket('kill-runs'))
-    run(folder, kills, 3.0 * kills, flags.FLAGS.seed, *arguments)
+    run(
+      *(folder, kills, 3.0 * kills, flags.FLAGS.seed, *arguments),
+      count=flags.FLAGS.processes,
+      longest=flags.FLAGS.seconds,
+    )
 
 
-def run(folder: paths.Path, kills: int, epochs: float, seed: int, *more: str):
-  """Raises AssertionError unless a run killed `kills` times ends like an uninterrupted run."""
+def run(
+  folder: paths.Path,
+  kills: int,
+  epochs: float,
+  seed: int,
+  *more: str,
+  count: int = 1,
+  longest: float = 9.0,
+):
+  """Raises AssertionError unless a run killed `kills` times ends like an uninterrupted run.
+
+  Args:
+    folder: folder for both workdirs.
+    kills: number of kills.
+    epochs: length of the runs.
+    seed: random seed of the times of the kills.
+    *more: further arguments of the command.
+    count: number of processes in each run, of which one is killed.
+    longest: seconds from a start to a kill that is not in a save, at most; time for some steps.
+  """
   draw = random.Random(seed)
-  finish(folder / 'whole', epochs, *more)
+  finish(folder / 'whole', epochs, *more, count=count)
   during_saves = 0
   workdir = folder / 'killed'
   for number in range(kills):
-    process = start(workdir, epochs, *more)
-    in_a_save = number % 2 == 1
-    running = kill_in_a_save(process, workdir, draw) if in_a_save else kill_at_random(process, draw)
-    assert running, f'the run ended before kill {number + 1}: {process.stderr.read()}'
-    process.stderr.close()
+    processes = start_all(workdir, epochs, count, *more)
+    if number % 2:
+      wait_for_a_save(processes, workdir, draw)
+    else:
+      time.sleep(draw.uniform(0, longest))
+    assert _all_run(processes), (
+      f'the run ended before kill {number + 1}: {[process.stderr.read() for process in processes]}'
+    )
+    draw.choice(processes).kill()
+    for process in processes:  # the others end as well, within 20 s
+      process.communicate()
     interrupted_save = _saving(workdir)
     during_saves += interrupted_save
     print(f'kill {number + 1}: {"in a save" if interrupted_save else "between saves"}', flush=True)
-  finish(workdir, epochs, *more)
-  arrays, losses = contents(folder / 'whole')
-  assert (arrays, losses) == contents(workdir)
+  finish(workdir, epochs, *more, count=count)
+  arrays, losses, evaluations = contents(folder / 'whole')
+  assert (arrays, losses, evaluations) == contents(workdir)
   whole, killed = (
     {path.name for path in folder.iterdir() if not path.name.startswith('events.')}
     for folder in (folder / 'whole', workdir)
@@ -171,8 +213,9 @@ def run(folder: paths.Path, kills: int, epochs: float, seed: int, *more: str):
   assert killed == whole, f'files that differ from an uninterrupted run: {killed ^ whole}'
   assert len(list(workdir.glob('events.*'))) == 1
   print(
-    f'{kills} kills, {during_saves} of them while saving a checkpoint: {len(arrays)} arrays and '
-    f'the losses of {len(losses)} steps equal those of an uninterrupted run, bit for bit'
+    f'{kills} kills, {during_saves} of them while saving a checkpoint: {len(arrays)} arrays, '
+    f'the losses of {len(losses)} steps and {len(evaluations)} evaluations equal those of an '
+    'uninterrupted run, bit for bit'
   )
 
 
@@ -203,17 +246,15 @@ def _saving(workdir):
   return folder.is_dir() and not all(map(paths.is_committed, folder.iterdir()))
 
 
-def _kill(process):
-  """Kills the process; returns whether it was still running."""
-  running = process.poll() is None
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  return running
+def _all_run(processes):
+  return all(process.poll() is None for process in processes)
 
 
 if __name__ == '__main__':
   flags.DEFINE_bool('emulator', False, 'Use workdirs in an emulated bucket.')
   flags.DEFINE_integer('kills', 50, 'Number of kills.')
+  flags.DEFINE_integer('processes', 1, 'Number of processes in each run.')
   flags.DEFINE_integer('restarts', 0, 'If positive, restart a finished run this often instead.')
+  flags.DEFINE_float('seconds', 9.0, 'Kills that are not in a save come this late at most.')
   flags.DEFINE_integer('seed', 0, 'Random seed of the times of the kills.')
   command_line.run(main)

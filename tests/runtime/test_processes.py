@@ -36,7 +36,7 @@ def command(workdir, epochs, *more):
 
 def start(arguments, devices, *more, **environment):
   environment = {
-    **kill_runs.ENVIRONMENT,
+    **kill_runs.environment(),
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     **environment,
   }
@@ -331,7 +331,7 @@ def test_joining_processes(arguments, outcome):
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=kill_runs.ROOT,
-    env=kill_runs.ENVIRONMENT,
+    env=kill_runs.environment(),
     capture_output=True,
     text=True,
     check=False,
