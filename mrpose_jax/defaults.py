@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   # Prepared data set: coco, mpii or synthetic_people.
   config.data.name = 'coco'
-  # Folder of the prepared data.
+  # Folder of the prepared data; one in a bucket, gs://BUCKET/FOLDER, is copied to this machine.
   config.data.data_dir = 'runs/data'
   # Data sets to train on together, each as (name, folder of the prepared data, weight), e.g.
   # (('coco', 'runs/data', 3), ('mpii', 'runs/data', 1)); () trains on data.name alone. The network

@@ -11,11 +11,13 @@ import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import TypeAlias
 from typing import TypeVar
 
@@ -44,14 +46,14 @@ def parse(text: str | os.PathLike) -> Path:
       reached.
   """
   text = os.fspath(text)
-  scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', text)
+  scheme = _scheme(text)
   if not scheme:
     return pathlib.Path(text).expanduser().absolute()
-  if not text.startswith(PREFIX):
+  if scheme != 'gs':
     raise errors.ConfigError(
-      f'{text}: {scheme[1]}:// cannot be used here; give a local folder or gs://BUCKET/FOLDER'
+      f'{text}: {scheme}:// cannot be used here; give a local folder or gs://BUCKET/FOLDER'
     )
-  bucket = text.removeprefix(PREFIX).partition('/')[0]
+  bucket = text.removeprefix(PREFIX).partition('/')[0] if in_bucket(text) else ''
   special = sorted(set(text) & set('[]*?\\#'))
   if special:
     raise errors.ConfigError(f'{text}: cannot be used with {" ".join(special)} in its name')
@@ -61,29 +63,48 @@ def parse(text: str | os.PathLike) -> Path:
   return epath.Path(text)
 
 
-def parse_local(text: str | os.PathLike, flag: str, written: bool = False) -> pathlib.Path:
-  """As `parse`, for files and folders that have to be local.
+def in_bucket(text: str | os.PathLike) -> bool:
+  """Whether a user's text names a path in a bucket."""
+  return os.fspath(text).startswith(PREFIX)
+
+
+def parse_local(text: str | os.PathLike, flag: str = '', written: bool = False) -> pathlib.Path:
+  """As `parse`, for files and folders that have to be local; a relative path stays relative.
 
   Args:
     text: what the user gave.
-    flag: the option that it was given for, such as '--output'.
+    flag: the option that it was given for, such as '--output', if there is one.
     written: whether it is written to.
 
   Raises:
     ConfigError: the path is in a bucket, or has another scheme.
   """
   name = os.fspath(text)
-  if name.startswith(PREFIX):
+  scheme = _scheme(name)
+  given = f'{flag}={name}' if flag else name
+  if in_bucket(name):
     copy = 'write to a FOLDER and copy it' if written else 'copy it to a FOLDER'
     source_and_target = f'FOLDER {name}' if written else f'{name} FOLDER'
     raise errors.ConfigError(
-      f'{flag}={name}: has to be local; {copy}: gcloud storage cp -r {source_and_target}'
+      f'{given}: has to be local; {copy}: gcloud storage cp -r {source_and_target}'
     )
-  if '://' in name:
-    raise errors.ConfigError(f'{flag}={name}: has to be a local file or folder')
+  if scheme:
+    raise errors.ConfigError(
+      f'{given}: {scheme}:// cannot be used here; give a local file or folder'
+    )
   return pathlib.Path(name).expanduser()
 
 
+def _scheme(text):
+  """'s3' for s3://bucket/x, also where pathlib has made s3:/bucket/x of it; None for a path."""
+  found = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', text)
+  return found and found[1]
+
+
+def cache_folder(name: str) -> pathlib.Path | None:
+  """The folder of this name in the user's cache folder; None for a user without a home folder."""
+  home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+  return pathlib.Path(home) / 'mrpose_jax' / name if os.path.isabs(home) else None
 def by_kind(path: Path, local: _T, bucket: _T) -> _T:
   """Returns the one of two values that suits the path."""
   return local if isinstance(path, pathlib.Path) else bucket
@@ -130,6 +151,7 @@ def _file_system():
     raise errors.ConfigError("gs:// needs a package: pip install 'mrpose_jax[gcs]'")
   import fsspec
 
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # our errors say what failed, on one line
   os.environ['EPATH_USE_TF'] = 'false'  # epath would use TensorFlow where it is installed
   # A folder that was listed once would stay as it was then.
   fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
@@ -185,6 +207,50 @@ def files_below(folder: Path) -> list[str]:
   with reaching(folder):
     start = str(folder).removeprefix(PREFIX) + '/'
     return sorted(name.removeprefix(start) for name in _file_system().find(start))
+
+
+def objects_below(folder: epath.Path) -> dict[str, tuple[str, int]]:
+  """Generation, and size in bytes, of each object below a folder of a bucket, by relative name.
+
+  Whenever an object is written, it gets another generation.
+  """
+  start = str(folder).removeprefix(PREFIX) + '/'
+  with _named(folder):
+    found = _file_system().find(start, detail=True)
+  return {
+    name.removeprefix(start): (str(about['generation']), int(about['size']))
+    for name, about in found.items()
+  }
+
+
+def fetch(
+  source: epath.Path, generation: str, target: pathlib.Path, advance: Callable[[int], None]
+):
+  """Copies an object of a bucket to a local file, which is never seen half-written.
+
+  Args:
+    source: the object.
+    generation: its generation, from `objects_below`.
+    target: the file.
+    advance: called with the number of bytes that have arrived since the last call.
+
+  Raises:
+    OSError: the object has changed or cannot be read, or the file cannot be written.
+  """
+  from fsspec import callbacks
+
+  class Arrival(callbacks.Callback):
+    def relative_update(self, inc=1):
+      advance(inc)
+
+  partial = target.with_name(f'{target.name}.partial')
+  with _named(source):
+    _file_system().get_file(
+      str(source), str(partial), callback=Arrival(), concurrency=1, generation=generation
+    )
+  with partial.open('rb') as file:
+    os.fsync(file.fileno())
+  partial.replace(target)
 
 
 def digests(folder: Path, names: list[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -188,6 +189,13 @@ def read_people(source, num_keypoints: int, sizes=None) -> People:
   return People(*(np.array(c, t).reshape(-1, *s) for c, t, s in zip(columns, types, shapes)))
 
 
+def newest(names: Iterable[str]) -> str | None:
+  """The newest version of a data set among the names in its folder; None if there is none."""
+  # The pattern excludes folders of killed preparations, such as 1.0.0.incomplete.4R7K2P.
+  versions = [name for name in names if re.fullmatch(r'\d+\.\d+\.\d+', name)]
+  return max(versions, key=lambda name: tuple(map(int, name.split('.'))), default=None)
+
+
 def open_dataset(name: str, data_dir) -> Dataset:
   """Opens the newest prepared version of a data set.
 
@@ -196,18 +204,13 @@ def open_dataset(name: str, data_dir) -> Dataset:
       are damaged or missing.
   """
   root = paths.parse_local(data_dir, '--data_dir') / name
-  # The pattern excludes folders of killed preparations, such as 1.0.0.incomplete.4R7K2P.
-  versions = {
-    tuple(map(int, path.name.split('.'))): path
-    for path in root.glob('*')
-    if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
-  }
-  if not versions:
+  version = newest(path.name for path in root.glob('*'))
+  if not version:
     raise errors.DataError(
       f'{root}: no prepared data; run: python -m mrpose_jax.input_pipeline.prepare '
       f'--dataset={name} --source=FOLDER --data_dir={data_dir}'
     )
-  folder = versions[max(versions)]
+  folder = root / version
   file = folder / 'metadata.json'
   metadata = records.read_json(file)
   try:

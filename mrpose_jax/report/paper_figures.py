@@ -18,6 +18,7 @@ from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.metrics import choice
 from mrpose_jax.report import page
 from mrpose_jax.report import paper_tables
+from mrpose_jax.runtime import data_copies
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,10 @@ def draw(
   else:
     left_out.append(f'Figure 5 is left out: no run has a finite {primary_name(runs)}.')
   try:
-    dataset = prepared_data.open_dataset(first.data, data_dir or first.data_dir)
+    folder = data_copies.local_folder(first.data, data_dir or first.data_dir)
+    dataset = prepared_data.open_dataset(first.data, folder)
     examples = read_examples(dataset, num_images)
-  except errors.DataError as error:
+  except (errors.ConfigError, errors.DataError) as error:
     return figures, [*left_out, f'Figures 6 and 7 are left out: {error}.']
   shown, columns = [], []
   for run in runs:

@@ -6,13 +6,12 @@ Training, evaluation and the Predictor compile through here. Exported and planne
 
 import functools
 import importlib.util
-import os
-import pathlib
 from collections.abc import Callable
 
 import jax
 from flax import linen as nn
 
+from mrpose_jax import paths
 from mrpose_jax.cpu import door
 from mrpose_jax.cpu import memory
 
@@ -50,9 +49,8 @@ def set_up(keep_programs: bool):
   if not keep_programs:
     jax.config.update('jax_enable_compilation_cache', False)
   elif not jax.config.jax_compilation_cache_dir:
-    home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-    if os.path.isabs(home):  # otherwise there is no home folder
-      folder = pathlib.Path(home) / 'mrpose_jax' / 'compiled'
+    folder = paths.cache_folder('compiled')
+    if folder:
       jax.config.update('jax_compilation_cache_dir', str(folder))
 
 

@@ -18,9 +18,11 @@ from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 from mrpose_jax.metrics import choice
+from mrpose_jax.runtime import data_copies
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import run_locks
+from mrpose_jax.weights import hub
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,10 @@ def check(config: ml_collections.ConfigDict):
   except ValueError as error:
     raise errors.ConfigError(str(error)) from error
   choice.check_names(config.eval)
+  if config.eval.detections:
+    paths.parse_local(config.eval.detections, 'eval.detections')
+  if config.model.pretrained and not hub.is_address(config.model.pretrained):
+    paths.parse(config.model.pretrained)
   predict.model_of(config, num_keypoints=1)
   parts = config.train.accumulate
   if parts < 1 or config.train.batch_size % parts:
@@ -160,11 +166,11 @@ def _open_member(config, dataset, entry):
 
 def _open(config, name, data_dir):
   """Opens a data set whose patches suit the configuration's crops."""
-  if name == 'synthetic_people':
+  if name == 'synthetic_people' and not paths.in_bucket(data_dir):
     from mrpose_jax.input_pipeline import prepare  # inside, because it imports TFDS
 
     log.info('%s', prepare.prepare(name, None, data_dir))
-  dataset = prepared_data.open_dataset(name, data_dir)
+  dataset = prepared_data.open_dataset(name, data_copies.local_folder(name, data_dir))
   height, width = config.data.image_size
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(

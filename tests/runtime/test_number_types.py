@@ -11,6 +11,7 @@ import mrpose_jax
 from configs import coco
 from configs import mpii
 from mrpose_jax import evaluate
+from mrpose_jax import paths
 from mrpose_jax import train
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
@@ -54,7 +55,7 @@ def stored_types(workdir):
   checkpoints = checkpoint.Checkpoints(workdir)
   meta = checkpoints.meta(checkpoints.latest_step())
   return {
-    checkpoint.read_json(workdir / 'config.json')['model']['dtype'],
+    paths.read_json(workdir / 'config.json')['model']['dtype'],
     meta['config']['model']['dtype'],
     meta['evaluation']['dtype'],
   }
@@ -83,7 +84,7 @@ def test_auto_evaluates_by_the_device_and_says_so(workdir, caplog):
   caplog.clear()
   config = tiny_people.config()
   config.model.dtype = 'bfloat16'
-  number_types.tell_change(config, checkpoint.read_json(workdir / 'config.json'))
+  number_types.tell_change(config, paths.read_json(workdir / 'config.json'))
   assert not caplog.text
 
 
