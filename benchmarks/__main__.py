@@ -13,12 +13,12 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
-import pathlib
 
 from absl import flags
 
 from benchmarks import parts
 from mrpose_jax import command_line
+from mrpose_jax import paths
 from mrpose_jax.runtime import compilation
 
 _PARTS = flags.DEFINE_multi_enum(
@@ -35,14 +35,15 @@ _OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the results and tables.
 
 def main(arguments):
   command_line.no_arguments(arguments)
-  output = pathlib.Path(_OUTPUT.value)
+  output = paths.parse_local(_OUTPUT.value, '--output', written=True)
   if parts.ACCELERATOR in _PARTS.value:
     from benchmarks.accelerator import runner
 
     print(runner.markdown(runner.run(output)))
   usual = [part for part in _PARTS.value if part != parts.ACCELERATOR]
   if usual:
-    _run(usual, pathlib.Path(_SCRATCH.value), output)
+    scratch = paths.parse_local(_SCRATCH.value, '--scratch', written=True)
+    _run(usual, scratch, output)
 
 
 def _run(names, scratch, output):

@@ -67,7 +67,7 @@ def define_flags():
 
 
 def main(arguments):
-  output = pathlib.Path(flags.FLAGS.output)
+  output = paths.parse_local(flags.FLAGS.output, '--output', written=True)
   output.mkdir(parents=True, exist_ok=True)
   for seed in flags.FLAGS.seeds:
     for row in (*ROWS, ALL, *TESTS):

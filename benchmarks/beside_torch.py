@@ -285,15 +285,15 @@ def make_folder(folder: pathlib.Path):
 
 
 def main(arguments):
-  output = pathlib.Path(flags.FLAGS.output)
+  output = paths.parse_local(flags.FLAGS.output, '--output', written=True)
   if flags.FLAGS.picture:
-    picture = pathlib.Path(flags.FLAGS.picture)
+    picture = paths.parse_local(flags.FLAGS.picture, '--picture', written=True)
     if picture.suffix != '.png':
       raise errors.ConfigError(f'--picture={picture}: give the name of a .png file')
     if not arguments:
       raise errors.ConfigError(f'--picture={picture}: name the workdirs of main.py to compare with')
     make_folder(picture.parent)
-    print(compare([*map(pathlib.Path, arguments)], output, picture))
+    print(compare([*map(paths.parse, arguments)], output, picture))
     return
   command_line.no_arguments(arguments)
   config = read_config()

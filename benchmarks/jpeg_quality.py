@@ -8,13 +8,13 @@ are listed separately, because the scaling loses more than JPEG.
 """
 
 import collections
-import pathlib
 
 import jax
 import numpy as np
 from absl import flags
 
 from mrpose_jax import command_line
+from mrpose_jax import paths
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.datasets import pose_builder
@@ -39,7 +39,7 @@ _affine = jax.jit(warp.affine, static_argnums=2)
 
 def main(arguments):
   command_line.no_arguments(arguments)
-  split = coco.find_split(pathlib.Path(_SOURCE.value), _SET.value)
+  split = coco.find_split(paths.parse_local(_SOURCE.value, '--source'), _SET.value)
   crops = pose_builder.CropSettings()
   people = [
     (entry, person)

@@ -10,7 +10,6 @@ validation people, beside that of two baselines, and writes a picture of some pr
 """
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from PIL import Image
 
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import tables
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.datasets import workers
@@ -248,7 +248,8 @@ def check(config: ml_collections.ConfigDict):
 
 def main(arguments):
   command_line.no_arguments(arguments)
-  config, output = read_config(), pathlib.Path(flags.FLAGS.output)
+  config = read_config()
+  output = paths.parse_local(flags.FLAGS.output, '--output', written=True)
   check(config)
   try:
     output.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ have no area and no iscrowd.
 """
 
 import json
-import pathlib
 
 import numpy as np
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import ImageDraw
 
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax import paths
 
 CATEGORY = {
   'id': 1,
@@ -37,7 +37,7 @@ def write(source, sets=None, seed=0):
     sets: {name of the set: number of images}; None uses `SETS`.
     seed: random seed.
   """
-  source = pathlib.Path(source)
+  source = paths.parse_local(source, written=True)
   for number, (name, count) in enumerate((sets or SETS).items()):
     r = np.random.default_rng([seed, number])
     folder = source / 'images' / name

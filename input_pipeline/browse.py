@@ -28,6 +28,7 @@ from jax import numpy as jnp
 from PIL import Image
 
 from mrpose_jax import command_line
+from mrpose_jax import paths
 from mrpose_jax import predict
 from mrpose_jax import skeletons
 from mrpose_jax import training_step
@@ -60,9 +61,9 @@ def browse(config: ml_collections.ConfigDict, output, num: int = 32) -> list[pat
   Raises:
     ConfigError, DataError: a setting or data that cannot be used; the message says what to do.
   """
+  output = paths.parse_local(output, '--output', written=True)
   configuration.check(config)
   dataset = configuration.open_mix(config, configuration.open_dataset(config))
-  output = pathlib.Path(output).expanduser()
   output.mkdir(parents=True, exist_ok=True)
   written = []
   for name, split, cells_of, columns in (

@@ -23,6 +23,7 @@ from absl import flags
 
 from mrpose_jax import command_line
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax import skeletons
 from mrpose_jax.input_pipeline.converters import deeplabcut
 from mrpose_jax.input_pipeline.converters import foreign
@@ -80,9 +81,10 @@ def convert(
     ConfigError: `output` cannot be written to.
     DataError: files that cannot be used or recognised, or other files in `output`.
   """
-  source, output = (pathlib.Path(path).expanduser() for path in (source, output))
+  source = paths.parse_local(source, '--source')
+  output = paths.parse_local(output, '--output', written=True)
   if images is not None:
-    images = pathlib.Path(images).expanduser().absolute()
+    images = paths.parse_local(images, '--images').absolute()
     if not images.is_dir():
       raise errors.DataError(f'--images={images}: there is no such folder')
   file_format, file = find(source, file_format)

@@ -184,9 +184,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
   """
   configuration.check(config)
   number_types.settle(config, jax.devices()[0])
+  workdir, step = checkpoint.locate(workdir)
   dataset = configuration.open_dataset(config)
   detections = read_detections(config, dataset)
-  workdir, step = checkpoint.locate(workdir)
   mesh = parallel.data_mesh()
   target = training_step.abstract_variables(
     predict.model_of(config, dataset.skeleton.num_keypoints)

@@ -215,7 +215,7 @@ def objects_below(folder: epath.Path) -> dict[str, tuple[str, int]]:
   Whenever an object is written, it gets another generation.
   """
   start = str(folder).removeprefix(PREFIX) + '/'
-  with _named(folder):
+  with reaching(folder):
     found = _file_system().find(start, detail=True)
   return {
     name.removeprefix(start): (str(about['generation']), int(about['size']))
@@ -244,7 +244,7 @@ def fetch(
       advance(inc)
 
   partial = target.with_name(f'{target.name}.partial')
-  with _named(source):
+  with reaching(source):
     _file_system().get_file(
       str(source), str(partial), callback=Arrival(), concurrency=1, generation=generation
     )

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 
 # Errors raised by reading a malformed record; int(inf) is an OverflowError.
 MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
@@ -19,7 +20,7 @@ def read_json(path):
   Raises:
     DataError: there is no such file, or it cannot be read.
   """
-  path = pathlib.Path(path).expanduser()
+  path = paths.parse_local(path)
   try:
     with open(path, encoding='utf-8-sig') as file:
       return json.load(file)

@@ -6,7 +6,6 @@ logs in one line how many these were. A box without a category or a score counts
 
 import collections
 import logging
-import pathlib
 import re
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -143,7 +142,7 @@ def _open(path):
 
   A plain list has neither list of files nor of categories; both are None.
   """
-  content = checks.read_json(pathlib.Path(path).expanduser())
+  content = checks.read_json(path)
   if isinstance(content, list):
     return content, None, None
   rows = content.get('annotations') if isinstance(content, dict) else None

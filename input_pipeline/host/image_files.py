@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from PIL import UnidentifiedImageError
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 
 MAX_PIXELS = 80_000_000  # larger images are refused by their header, before memory is allocated
 # Pillow's other decoders are rarely tested, and the one for EPS starts another program.
@@ -126,7 +126,7 @@ def read(path, exif: bool = False) -> np.ndarray:
 def read_bytes(path) -> bytes:
   """Reads the file's content; raises DataError."""
   try:
-    return pathlib.Path(path).read_bytes()
+    return paths.parse_local(path).read_bytes()
   except OSError as error:
     raise errors.DataError(f'{path}: cannot be read ({error.strerror})') from error
 

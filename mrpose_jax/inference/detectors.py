@@ -7,6 +7,7 @@ and scores float32 [N], sorted by descending score. Any other function as in
 
 from mrpose_jax import box_inputs
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax.inference import onnx_detectors
 
 KINDS = ('yolox', 'rtmdet')
@@ -26,6 +27,7 @@ def load_detector(detector: str | box_inputs.Detector) -> box_inputs.Detector:
   """
   if callable(detector):
     return detector
+  paths.parse_local(detector, '--detector')
   prefix, _, rest = detector.rpartition(':')
   if prefix == 'rtmlib':
     return onnx_detectors.OnnxDetector(_download(rest))

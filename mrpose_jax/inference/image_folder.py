@@ -3,7 +3,6 @@
 import collections
 import itertools
 import logging
-import pathlib
 
 from PIL import Image
 
@@ -57,7 +56,7 @@ def predict_folder(
   if settings.boxes is not None:
     names = [file.name for file in files]
     boxes = detection_files.read_by_file(settings.boxes, names, settings.box_threshold)
-    inputs.append(pathlib.Path(settings.boxes).expanduser())
+    inputs.append(paths.parse_local(settings.boxes, '--boxes'))
   outputs.check(output, [*pictures.values(), PREDICTIONS], inputs)
   find_boxes = settings.box_finder(boxes)
   predictor = predictors.load_predictor(workdir, batch_size=settings.batch_size)

@@ -7,7 +7,6 @@ files do not declare the shapes of their outputs.
 import ast
 import logging
 import math
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from mrpose_jax import box_inputs
 from mrpose_jax import errors
+from mrpose_jax import paths
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class OnnxDetector:
       raise errors.ConfigError(
         "--detector needs onnxruntime; pip install 'mrpose_jax[detect]'"
       ) from error
-    self.path = pathlib.Path(path).expanduser()
+    self.path = paths.parse_local(path, '--detector')
     if not self.path.is_file():
       raise errors.CheckpointError(f'--detector: there is no file {self.path}')
     available = onnxruntime.get_available_providers()

@@ -66,7 +66,7 @@ def predict_video(
     Stopped: a signal ended the prediction.
   """
   if video_files.is_path(source):
-    source = pathlib.Path(source).expanduser()
+    source = paths.parse_local(source, '--input')
   target = (
     None
     if output is None
@@ -128,7 +128,7 @@ def _target(source, output, settings):
     target = output / f'{source.stem}.mp4'
     inputs = [source, source.parent]
     if settings.boxes is not None:
-      inputs.append(pathlib.Path(settings.boxes).expanduser())
+      inputs.append(paths.parse_local(settings.boxes, '--boxes'))
     outputs.check(output, [target.name, PREDICTIONS], inputs)
     return target
   target = output / 'stream.mp4'

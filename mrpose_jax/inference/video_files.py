@@ -28,6 +28,8 @@ EXTENSIONS = (
 TIMEOUT = 10  # seconds without data after which a stream counts as broken
 POLL_SECONDS = 0.1  # between two questions whether to stop, while a live source sends nothing
 MAX_RATE = 240  # frames per second
+# Schemes of URLs that FFmpeg reads a video or a stream from.
+STREAMS = ('http', 'https', 'rtmp', 'rtmps', 'rtp', 'rtsp', 'rtsps', 'srt', 'tcp', 'udp')
 # Cameras by platform: FFmpeg's format, the name of number {}, and options.
 CAMERAS = {
   'linux': ('v4l2', '/dev/video{}', {}),
@@ -57,7 +59,8 @@ def is_video(source: str) -> bool:
 def is_path(source) -> bool:
   """Whether `source` is a path; otherwise it is a camera's number or a stream's URL."""
   text = str(source)
-  return not (text.isdecimal() or '://' in text) or os.path.exists(source)
+  is_url = '://' in text and text.partition('://')[0].lower() in STREAMS
+  return not (text.isdecimal() or is_url) or os.path.exists(source)
 
 
 class Reader:

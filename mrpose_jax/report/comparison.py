@@ -76,13 +76,16 @@ def write(workdirs, output, data_dir=None, num_images: int = 4) -> pathlib.Path:
 
   Raises:
     CheckpointError: a workdir does not exist, or none holds an evaluated run.
-    ConfigError: matplotlib is missing, or the output folder cannot be created.
+    ConfigError: matplotlib is missing, the output folder cannot be created, or a path is in a place
+      that cannot be used.
   """
   paper_figures.check_matplotlib()
+  output = paths.parse_local(output, '--output', written=True).absolute()
+  if data_dir:
+    paths.parse(data_dir)
   groups = {}
   for run in sorted(read_runs(workdirs), key=_paper_order):
     groups.setdefault((run.data, run.image_size), []).append(run)
-  output = paths.parse_local(output, '--output', written=True).absolute()
   try:
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:

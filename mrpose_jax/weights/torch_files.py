@@ -17,6 +17,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from mrpose_jax import errors
+from mrpose_jax import paths
 from mrpose_jax.models import pose_network
 
 log = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ def read(source) -> dict:
   """
   if isinstance(source, collections.abc.Mapping):
     return dict(source)
-  path = pathlib.Path(source).expanduser()
+  path = paths.parse_local(source)
   if not path.is_file():
     raise errors.CheckpointError(f'{path}: there is no such weights file')
   reader = _read_safetensors if path.suffix == '.safetensors' else _read_pickle

@@ -336,7 +336,7 @@ def test_a_live_source_has_no_boxes(workdir, tmp_path, camera):
   [
     ('97', 'camera 97: not a readable video'),
     ('rtsp://user:secret@127.0.0.1:1/live', r'^rtsp://127.0.0.1:1/live: not a readable video'),
-    ('unknown://127.0.0.1/live', 'unknown://127.0.0.1/live: not a readable video'),
+    ('HTTP://127.0.0.1:1/live', '^HTTP://127.0.0.1:1/live: not a readable video'),
   ],
 )
 def test_sources_that_are_not_there(workdir, tmp_path, source, message):
