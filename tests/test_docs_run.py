@@ -29,7 +29,10 @@ from tests.inference import test_video
 from tests.input_pipeline import test_sigmas
 
 # Data preparation comes first, and commands that need a workdir come after the training.
-PAGES = ('data.md', 'training.md', 'README.md', 'evaluation.md', 'metrics.md', 'deployment.md')
+PAGES = (
+  *('data.md', 'training.md', 'README.md', 'evaluation.md', 'metrics.md', 'deployment.md'),
+  'cloud.md',
+)
 ELSEWHERE = {
   'srun': 'Slurm: its variables in test_processes.py',
   '--coordinator': 'two processes: test_processes.py',
@@ -37,6 +40,7 @@ ELSEWHERE = {
   '--input=0': 'a camera: test_streams.py',
   '--input=rtsp': 'a stream: test_streams.py',
   'benchmarks.kill_runs': 'hours: five kills in test_reliability.py',
+  'gs://': 'a bucket: test_paths.py, runtime/test_data_copies.py',
   'train.wandb': 'Weights & Biases is not installed: test_metric_writer.py',
 }
 SAID_OTHERWISE = {
