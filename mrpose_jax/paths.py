@@ -105,6 +105,8 @@ def cache_folder(name: str) -> pathlib.Path | None:
   """The folder of this name in the user's cache folder; None for a user without a home folder."""
   home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
   return pathlib.Path(home) / 'mrpose_jax' / name if os.path.isabs(home) else None
+
+
 def by_kind(path: Path, local: _T, bucket: _T) -> _T:
   """Returns the one of two values that suits the path."""
   return local if isinstance(path, pathlib.Path) else bucket
