@@ -44,6 +44,7 @@ from mrpose_jax import train
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import compilation
@@ -165,8 +166,8 @@ def examples_of_steps(run: train.Run):
   batches = loader.train_batches(
     run.dataset, config.train.batch_size, config.seed, num_workers=config.data.num_workers
   )
-  with contextlib.closing(batches):
-    for step, batch in zip(range(run.total_steps), batches):
+  with contextlib.closing(transfer.to_device(batches)) as on_device:
+    for step, batch in zip(range(run.total_steps), on_device):
       yield examples_of(np.int32(step), batch)
 
 

@@ -37,6 +37,7 @@ from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import parallel
 
@@ -89,7 +90,7 @@ def training_cells(dataset, config):
   )
   make_examples = jax.jit(make_examples)
   batches = loader.train_batches(dataset, config.train.batch_size, config.seed)
-  for step, batch in enumerate(batches):
+  for step, batch in enumerate(transfer.to_device(batches)):
     examples = jax.device_get(make_examples(step, batch))
     if dataset.mix:
       people = loader.people_of_step(dataset, config.train.batch_size, config.seed, step)
@@ -118,7 +119,8 @@ def mirrored_cells(dataset, config):
     return augment.crop_people(batch, drawn, codec, skeleton, order)
 
   caption = f'mirrored: {skeletons.named_pairs(skeleton) or "no flip pairs"}'
-  for batch in loader.train_batches(dataset, config.train.batch_size, config.seed):
+  batches = loader.train_batches(dataset, config.train.batch_size, config.seed)
+  for batch in transfer.to_device(batches):
     twins = jax.device_get([crops_of(batch, mirrored) for mirrored in (False, True)])
     for n in range(len(batch.patches)):
       pictures = [
@@ -145,7 +147,7 @@ def validation_cells(dataset, config):
   batches = loader.evaluation_batches(
     dataset, config.eval.batch_size, config.eval.canvas, detections
   )
-  for batch, rows in batches:
+  for batch, rows in transfer.to_device(batches):
     crops = augment.to_pixels(jax.device_get(crop_people(batch)), order)
     matrices = codec.region_to_crop(rows.center, rows.size)
     for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):

@@ -1,5 +1,6 @@
 """Evaluates a network on the validation split and writes metrics, predictions and pictures."""
 
+import contextlib
 import logging
 import pathlib
 import zipfile
@@ -18,6 +19,7 @@ from mrpose_jax import visualize
 from mrpose_jax.input_pipeline.formats import detection_files
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import loader
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.metrics import choice
 from mrpose_jax.metrics import coco
 from mrpose_jax.metrics import error_analysis
@@ -29,6 +31,7 @@ from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
+from mrpose_jax.runtime import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +83,13 @@ def predict_split(
     max(config.eval.scales),
   )
   keypoints, rows = [], []
-  on_device = loader.to_device(batches, lambda pair: (parallel.put_batch(pair[0], mesh), pair[1]))
-  for batch, kept in on_device:
-    between_batches()
-    keypoints.append(predict_step(variables, batch))
-    rows.append(kept)
+  with contextlib.closing(transfer.to_device(batches, parallel.batched(mesh))) as on_device:
+    for batch, kept in on_device:
+      between_batches()
+      keypoints.append(predict_step(variables, batch))
+      rows.append(kept)
+      if len(keypoints) > progress_bar.STEPS_AHEAD:  # or batches would fill the devices' memory
+        jax.block_until_ready(keypoints[-1 - progress_bar.STEPS_AHEAD])
   # The last rows of a batch may be fillers, which are left out.
   parallel.wait_for_all('predictions')
   keypoints = [parallel.local_rows(k)[: len(kept.image_ids)] for k, kept in zip(keypoints, rows)]

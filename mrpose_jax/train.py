@@ -24,6 +24,7 @@ from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.metrics import choice
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
@@ -255,12 +256,12 @@ def train(
     jax.process_index(),
     jax.process_count(),
   )
-  batches = loader.to_device(batches, lambda batch: parallel.put_batch(batch, run.mesh))
   repeats_evaluation = start_step in run.evaluation_steps and not checkpoints.evaluated(start_step)
   writer = metric_writer.MetricWriter(
     *(run.workdir, start_step, config, not repeats_evaluation, checkpoints.check_lock)
   )
   with (
+    contextlib.closing(transfer.to_device(batches, parallel.batched(run.mesh))) as on_device,
     contextlib.closing(writer),
     contextlib.closing(
       progress_bar.Progress(start_step, run.total_steps, config.train.batch_size)
@@ -272,7 +273,7 @@ def train(
       evaluate_checkpoint(run, state, start_step, checkpoints, writer, progress, signals)
     interval = []  # metrics of the steps since the last log, on the device
     steps = range(start_step + 1, run.total_steps + 1)
-    for step, batch in zip(steps, progress.timed(batches)):
+    for step, batch in zip(steps, progress.timed(on_device)):
       if step == start_step + 1:
         train_step = parallel.compile_together(train_step, state, batch)
       with step_trace.step(step):

@@ -12,6 +12,7 @@ from mrpose_jax import errors
 from mrpose_jax import losses
 from mrpose_jax import predict
 from mrpose_jax import train
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.runtime import compilation
 from mrpose_jax.runtime import configuration
@@ -81,7 +82,7 @@ def test_the_evaluation_is_ours(tmp_path):
   ours = jax.jit(predict.make_predict_people(config, skeleton))
   theirs = beside_torch.make_predict_step(network, config, skeleton)
   batch, rows = next(loader.evaluation_batches(run.dataset, 8, config.eval.canvas))
-  people = len(rows.image_ids)
+  batch, people = batching.unpack(batch), len(rows.image_ids)
   assert people > 4
   found, expected = theirs({}, batch)[:people], ours(variables, batch)[:people]
   np.testing.assert_allclose(found[..., 2], expected[..., 2], rtol=1e-3)

@@ -21,6 +21,7 @@ from mrpose_jax import training_step
 from mrpose_jax.input_pipeline import browse
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.runtime import checkpoint
@@ -169,7 +170,7 @@ def test_missing_keypoints_have_no_weight_and_no_gradient(mice_dir, flip):
     [folder != dataset.folder for folder, _ in loader.people_of_step(dataset, 8, config.seed, 0)]
   )
   assert is_mouse.sum() == 2
-  batch = next(loader.train_batches(dataset, 8, config.seed))
+  batch = batching.unpack(next(loader.train_batches(dataset, 8, config.seed)))
   assert (batch.visible[is_mouse][:, present] > 0).all()
   assert not batch.visible[is_mouse][:, missing].any()
   assert not batch.keypoints[is_mouse][:, missing].any()

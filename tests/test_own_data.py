@@ -22,6 +22,7 @@ from mrpose_jax import train
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.report import comparison
@@ -90,7 +91,9 @@ def test_no_flip_pair_is_known(data_dir, tmp_path, caplog):
   config = config_of(tmp_path)
   skeleton = configuration.open_dataset(config).skeleton
   assert 'no flip pairs are known; mirroring (augment.flip) and the flip test' in caplog.text
-  batch = next(loader.train_batches(prepared_data.open_dataset('coco', tmp_path), 8, 0))
+  batch = batching.unpack(
+    next(loader.train_batches(prepared_data.open_dataset('coco', tmp_path), 8, 0))
+  )
 
   def num_mirrored(skeleton):
     augmentation = augment.Augmentation(**config.augment)

@@ -16,8 +16,10 @@ from mrpose_jax import predictors
 from mrpose_jax import train
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import parallel
 from mrpose_jax.runtime import preemption
@@ -147,14 +149,17 @@ def test_sharding_does_not_change_the_step():
     dataset.skeleton,
     seed=0,
   )
-  batch = next(loader.train_batches(dataset, 8, seed=0))
+  packed = next(loader.train_batches(dataset, 8, seed=0))
+  batch = batching.unpack(packed)
   state = jax.jit(lambda: training_step.create(model, optimizer, jax.random.key(0)))()
   mesh = parallel.data_mesh()
   assert mesh.size == 4
   place = parallel.replicated(mesh)
   one_state, one = jax.jit(step)(state, batch)
   sharded = jax.jit(step, out_shardings=(place, place))
-  four_state, four = sharded(jax.device_put(state, place), parallel.put_batch(batch, mesh))
+  four_state, four = sharded(
+    jax.device_put(state, place), transfer.put(packed, parallel.batched(mesh))
+  )
   np.testing.assert_allclose(one['loss'], four['loss'], rtol=1e-5)
   np.testing.assert_allclose(one['gradient_norm'], four['gradient_norm'], rtol=1e-4)
   for a, b in zip(jax.tree.leaves(one_state.batch_stats), jax.tree.leaves(four_state.batch_stats)):
@@ -230,8 +235,9 @@ def test_a_step_copies_nothing_between_host_and_device():
   place = parallel.replicated(run.mesh)
   create = functools.partial(training_step.create, run.model, run.optimizer)
   state = jax.jit(create, out_shardings=place)(jax.random.key(0))
-  host_batch = next(loader.train_batches(dataset, 8, seed=0))
-  batch = parallel.put_batch(host_batch, run.mesh)
+  packed = next(loader.train_batches(dataset, 8, seed=0))
+  host_batch = batching.unpack(packed)
+  batch = transfer.put(packed, parallel.batched(run.mesh))
   state, _ = run.train_step(state, batch)  # compiles
   people = run.predict_step(state.variables, batch)
   with jax.transfer_guard('disallow'):

@@ -30,7 +30,7 @@ from mrpose_jax.input_pipeline.host import prepared_data
 
 if __name__ == '__main__':
   dataset = prepared_data.open_dataset('coco', 'data')
-  print(next(loader.train_batches(dataset, 4, seed=0, num_workers=1)).patches.shape)
+  print(next(loader.train_batches(dataset, 4, seed=0, num_workers=1)).patches.grid.shape)
 """
 SAME_MODULES = """
 from input_pipeline import boxes, warp
@@ -124,7 +124,7 @@ def test_preparing_and_reading_with_worker_processes(call):
   report = call(*command, '--data_dir=data', '--canvas=64', '--processes=2')
   assert 'train: 6 people in 3 images' in report
   (call.folder / 'reads.py').write_text(READS_WITH_WORKERS)
-  assert call('reads.py') == '(4, 64, 64, 3)\n'
+  assert call('reads.py') == '(4, 2)\n'
 
 
 def test_the_checkout_has_the_short_names_too():

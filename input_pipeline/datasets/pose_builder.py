@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # augmented crops reproduce the image with 40 dB PSNR or more. Among 224 crops of 56 people in COCO
 # photographs, whose patches were not scaled down, 99 % do (mean 42.9 dB). At quality 93 it is 88 %;
 # with subsampling it is less than 20 % even at 95. Measured by benchmarks/jpeg_quality.py.
-JPEG_QUALITY = 94
+JPEG_QUALITY = 97
 # Metadata key for the hash of each split's images, which is known only after they are written.
 IMAGES_SHA256 = 'images_sha256'
 

@@ -17,8 +17,6 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -36,13 +34,16 @@ from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
 
 # More threads than cores, or than Python's lock lets run at once, only slow each other down.
-_THREADS = min(8, cores.available())
-_READ = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(8, _THREADS))
+MOST_THREADS = 8
+# Threads read people ahead until these bytes of patches could be full; at least one batch.
+READ_AHEAD_BYTES = 2**29
+# A thread reads this number of people at a time, so that several threads share a batch.
+_PEOPLE_AT_A_TIME = 16
 # A worker process decodes in one thread and reads no further ahead than its queue of one batch.
 _READ_IN_WORKER = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 # Batches that are in shared memory at the same time, at most. For each worker: the one that it
 # writes, one in its queue, and two that Grain has received ahead of their turn. In the main
-# process: three in `to_device`, the one of the current step, and one that is being freed.
+# process: three in `transfer.to_device`, the one of the current step, and one that is being freed.
 _SHARED_BATCHES_OF_A_WORKER = 4
 _SHARED_BATCHES = 5
 _SHARED_MEMORY = pathlib.Path('/dev/shm')
@@ -75,8 +76,11 @@ def train_batches(
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  num_threads: int | None = None,
 ) -> Iterator[batching.PersonBatch]:
   """Yields this process's part of every global batch from `start_step` on, without end.
+
+  Their patches are `batching.Packed`; `transfer.to_device` or `batching.unpack` follows.
 
   Each epoch is a new shuffle of all people. The last batch of an epoch is completed from the next
   epoch, so every person is read once per epoch. In a mix, this holds for each of its data sets.
@@ -90,6 +94,8 @@ def train_batches(
     num_workers: number of processes that decode, each in one thread; 0 decodes in threads of this
       process.
     process_index, process_count: as in jax.distributed.
+    num_threads: number of threads that decode without workers; by default one for each core, at
+      most MOST_THREADS.
 
   Raises:
     ConfigError: a batch size that is not a multiple of process_count, or too little shared memory
@@ -99,17 +105,25 @@ def train_batches(
   share = _share(batch_size, process_count)
   source = mixing.TrainingRecords(dataset)
   people = source.in_order(seed, batch_size)
-  steps = grain.MapDataset.range(start_step, sys.maxsize)
   crops = dataset.crops | {'canvas': dataset.training_canvas}
-  batches = steps.map(_TrainBatch(source, people, crops, batch_size, process_index * share, share))
-  batches = batches.to_iter_dataset(_READ_IN_WORKER if num_workers else _READ)
+  # In a worker an element is this process's part of a batch, in threads a part of that part.
+  count = share if num_workers else _largest_divisor(share, _PEOPLE_AT_A_TIME)
+  parts = share // count
+  elements = grain.MapDataset.range(start_step * parts, sys.maxsize)
+  first_row = process_index * share
+  elements = elements.map(_TrainPart(source, people, crops, batch_size, first_row, parts, count))
   shared_bytes = 0
   if num_workers:
+    batches = elements.to_iter_dataset(_READ_IN_WORKER)
     shared_bytes = _check_shared_memory(share, int(crops['canvas']), num_workers)
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
     options = grain.MultiprocessingOptions(num_workers=num_workers)
     batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+  else:
+    part_bytes = batching.most_bytes(count, int(crops['canvas']))
+    batches = elements.to_iter_dataset(_read_options(part_bytes, parts, num_threads))
+    batches = batches.batch(parts, batch_fn=batching.concatenate)
   return _report_dead_workers(iter(batches), shared_bytes)
 
 
@@ -138,6 +152,8 @@ def evaluation_batches(
   scale: float = 1.0,
 ) -> Iterator[tuple[batching.PersonBatch, Rows]]:
   """Yields every person of split 'validation' once; batches are filled up with empty patches.
+
+  The patches are `batching.Packed`; `transfer.to_device` or `batching.unpack` follows.
 
   Each image is decoded once, however many boxes it has. Each process reads every process_count-th
   image, starting at process_index. All processes yield the same number of batches, which is that of
@@ -189,38 +205,36 @@ def evaluation_batches(
 
   patches = grain.MapDataset.source(source)[process_index::process_count]
   patches = patches.map(add_boxes).map(_EvaluationPatches(dataset, canvas, scale))
-  patches = patches.to_iter_dataset(_READ)
+  people_of_image = max(1, round(max(shares) * process_count / len(dataset.people_of_images)))
+  image_bytes = batching.most_bytes(people_of_image, canvas)
+  patches = patches.to_iter_dataset(_read_options(image_bytes, math.ceil(share / people_of_image)))
   pairs = itertools.chain.from_iterable(patches)
-  filler = batching.empty(dataset.skeleton.num_keypoints)
+  filler = batching.pack([batching.empty(dataset.skeleton.num_keypoints)], canvas)
   for _ in range(math.ceil(max(shares) / share)):
     people = list(itertools.islice(pairs, share))
     examples = [example for example, _ in people] + [filler] * (share - len(people))
-    yield batching.stack(examples, canvas), _stack_rows([row for _, row in people])
-
-
-def to_device(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
-  """Yields put(batch); the transfers of the next `ahead` batches have then started."""
-  queue = collections.deque()
-  for next_batch in batches:
-    queue.append(put(next_batch))
-    if len(queue) > ahead:
-      yield queue.popleft()
-  yield from queue
+    yield batching.concatenate(examples), _stack_rows([row for _, row in people])
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainBatch:
-  """Maps a step to the PersonBatch of rows `first` to `first + count` of its global batch."""
+class _TrainPart:
+  """Maps the number of an element to a PersonBatch of `count` rows of a global batch.
+
+  Element n is part n % parts of this process's rows of step n // parts; `first_row` is the first of
+  these rows.
+  """
 
   source: mixing.TrainingRecords
   people: grain.MapDataset  # record numbers (one person each), in training order
   crops: dict[str, float]
   batch_size: int
-  first: int
+  first_row: int
+  parts: int
   count: int
 
-  def __call__(self, step: int) -> batching.PersonBatch:
-    first = step * self.batch_size + self.first
+  def __call__(self, element: int) -> batching.PersonBatch:
+    step, part = divmod(element, self.parts)
+    first = step * self.batch_size + self.first_row + part * self.count
     numbers = [self.people[i] for i in range(first, first + self.count)]
     rows = [self.source[number] for number in numbers]
     box = np.concatenate([record['people']['box'] for record in rows])
@@ -235,7 +249,7 @@ class _TrainBatch:
       )
       for i, (record, folder) in enumerate(zip(rows, map(self.source.folder_of, numbers)))
     ]
-    return batching.stack(examples, int(self.crops['canvas']))
+    return batching.pack(examples, int(self.crops['canvas']))
 
 
 def _person_pixels(record, folder):
@@ -266,7 +280,7 @@ class _EvaluationPatches:
       patch = image_files.cut_patch(image, low[i], high[i], self.canvas)
       example = batching.person_example(patch, center[i], size[i], unknown, unknown[:, 0])
       row = Rows(record['image_id'], person_ids[i], scores[i], center[i], size[i], categories[i])
-      examples.append((example, row))
+      examples.append((batching.pack([example], self.canvas), row))
     return examples
 
 
@@ -294,6 +308,18 @@ def _share(batch_size, process_count):
   return batch_size // process_count
 
 
+def _largest_divisor(number, limit):
+  """The largest divisor of a number that is not above the limit."""
+  return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)
+
+
+def _read_options(element_bytes, batch_elements, num_threads=None) -> grain.ReadOptions:
+  """Options that read READ_AHEAD_BYTES ahead, and at least the elements of one batch."""
+  ahead = max(batch_elements, READ_AHEAD_BYTES // element_bytes)
+  num_threads = num_threads or min(MOST_THREADS, cores.available())
+  return grain.ReadOptions(num_threads=min(num_threads, ahead), prefetch_buffer_size=ahead)
+
+
 def _end_with_parent(worker_index, worker_count):
   """Makes a worker process end when its parent ends, even if the parent was killed."""
   del worker_index, worker_count
@@ -308,7 +334,7 @@ def _end_with_parent(worker_index, worker_count):
 def _check_shared_memory(count, canvas, num_workers) -> int:
   """Returns the bytes of shared memory that batches of `count` people need; raises ConfigError."""
   num_batches = _SHARED_BATCHES_OF_A_WORKER * num_workers + _SHARED_BATCHES
-  needed = num_batches * count * canvas**2 * 3
+  needed = num_batches * batching.most_bytes(count, canvas)
   if _SHARED_MEMORY.exists() and shutil.disk_usage(_SHARED_MEMORY).free < needed:
     raise errors.ConfigError(
       f'data.num_workers={num_workers}: {_shared_memory_advice(needed)} ({num_batches} batches of '

@@ -27,7 +27,9 @@ from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.datasets import pose_builder
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import batching
+from mrpose_jax.input_pipeline.host import transfer
 from mrpose_jax.planning import compiled
+from mrpose_jax.planning import host
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
@@ -44,20 +46,22 @@ class Chip:
     flops: dense bfloat16 operations per second.
     bandwidth: memory bandwidth in bytes per second.
     interconnect: bytes per second to the other devices, in one direction.
+    host: a usual virtual machine that such devices are attached to.
   """
 
   memory: float
   flops: float
   bandwidth: float
   interconnect: float
+  host: host.Host
 
 
 # cloud.google.com/tpu/docs/v5e, v5p and v6e; NVIDIA H100 SXM data sheet (NVLink 4).
 CHIPS = {
-  'v5e': Chip(15.75 * 2**30, 197e12, 819e9, 200e9),
-  'v5p': Chip(95.73 * 2**30, 459e12, 2765e9, 600e9),
-  'v6e': Chip(31.24 * 2**30, 918e12, 1638e9, 400e9),
-  'h100': Chip(84942979072, 989e12, 3352e9, 450e9),
+  'v5e': Chip(15.75 * 2**30, 197e12, 819e9, 200e9, host.HOSTS['v5e']),
+  'v5p': Chip(95.73 * 2**30, 459e12, 2765e9, 600e9, host.HOSTS['v5p']),
+  'v6e': Chip(31.24 * 2**30, 918e12, 1638e9, 400e9, host.HOSTS['v6e']),
+  'h100': Chip(84942979072, 989e12, 3352e9, 450e9, host.HOSTS['h100']),
 }
 
 # The device properties that XLA would query from an H100 SXM, copied from XLA's own sources
@@ -130,7 +134,10 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
     columns[name] = describe(program, memory, number, largest, chip, len(devices))
     if name == 'train' and program:
       crops, _ = planner.measure('crops', number)
-      columns[name] |= describe_crops(crops, program)
+      canvases, _ = planner.measure('canvases', number)
+      columns[name] |= describe_input(crops, canvases, program)
+      rate = number / max(bounds(program, chip, len(devices)).values())
+      columns[name] |= host.describe(chip.host, len(devices), rate)
   return '\n'.join(
     [
       f'{config.model.network} on ResNet-{config.model.depth}, {config.model.dtype}, '
@@ -202,13 +209,7 @@ def describe(
   }
   if not program:
     return rows
-  # In a ring all-reduce each device sends every byte of the result twice, except its own share.
-  sent = 2 * (num_devices - 1) / num_devices * program.collective_bytes
-  seconds = {
-    'arithmetic': program.flops / chip.flops,
-    'memory': program.traffic / chip.bandwidth,
-    'interconnect': sent / chip.interconnect,
-  }
+  seconds = bounds(program, chip, num_devices)
   bound = max(seconds, key=seconds.get)
   rate = people / seconds[bound]
   collectives = ', '.join(f'{n} {kind}, {b / 1e6:.1f} MB' for kind, n, b in program.collectives)
@@ -225,13 +226,35 @@ def describe(
   }
 
 
-def describe_crops(crops: compiled.Program, step: compiled.Program) -> dict[str, str]:
-  """Overhead of crops, augmentation and targets, relative to a training step without them."""
+def bounds(program: compiled.Program, chip: Chip, num_devices: int) -> dict[str, float]:
+  """Least seconds of a program by what it needs from a device."""
+  # In a ring all-reduce each device sends every byte of the result twice, except its own share.
+  sent = 2 * (num_devices - 1) / num_devices * program.collective_bytes
+  return {
+    'arithmetic': program.flops / chip.flops,
+    'memory': program.traffic / chip.bandwidth,
+    'interconnect': sent / chip.interconnect,
+  }
+
+
+def describe_input(
+  crops: compiled.Program, canvases: compiled.Program, step: compiled.Program
+) -> dict[str, str]:
+  """Overhead of what comes before the network.
+
+  Args:
+    crops: crops, augmentation and targets, a part of the step.
+    canvases: the program before the step that puts patches onto canvases.
+    step: the training step.
+  """
   added = (
     f'{100 * part / (whole - part):.1f} %'
     for part, whole in ((crops.flops, step.flops), (crops.traffic, step.traffic))
   )
-  return {'crops and augmentation add to FLOP, bytes': ', '.join(added)}
+  return {
+    'crops and augmentation add to FLOP, bytes': ', '.join(added),
+    'patches onto canvases add to bytes': f'{100 * canvases.traffic / step.traffic:.1f} %',
+  }
 
 
 def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
@@ -292,7 +315,7 @@ class Planner:
     self.augmentation = augment.Augmentation(**config.augment)
 
   def measure(self, name: str, people: int) -> tuple[compiled.Program | None, float]:
-    """Returns the costs and peak memory of 'train', 'predict' or 'crops'.
+    """Returns the costs and peak memory of 'train', 'predict', 'crops' or 'canvases'.
 
     For a program that is too large for a TPU, the costs are None and the memory is what it needs.
     """
@@ -352,6 +375,14 @@ class Planner:
 
     step = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
     return jax.jit(crops).lower(step, self.batch(people, self.canvas))
+
+  def canvases(self, people: int) -> jax.stages.Lowered:
+    """Lowers the program that puts the patches of a batch onto canvases, on each device alone."""
+    num_blocks = math.ceil(people * host.BYTES_PER_PERSON / (3 * math.prod(batching.BLOCK)))
+    device = sharding.SingleDeviceSharding(self.devices[0])
+    blocks = jax.ShapeDtypeStruct((num_blocks, *batching.BLOCK, 3), np.uint8, sharding=device)
+    grid = jax.ShapeDtypeStruct((people, 2), np.int32, sharding=device)
+    return transfer.on_canvases.lower(blocks, grid, canvas=self.canvas)
 
   def fixed_bytes(self, name: str) -> int:
     """Bytes that do not depend on the batch size: the training state or the variables alone."""

@@ -220,12 +220,6 @@ def batched(mesh) -> sharding.NamedSharding:
   return sharding.NamedSharding(mesh, sharding.PartitionSpec('data'))
 
 
-def put_batch(batch, mesh):
-  """Makes global arrays, split over the devices, from each process's rows of a batch."""
-  split = batched(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
-
-
 def local_rows(array: jax.Array) -> np.ndarray:
   """This process's rows of a global array that is split over the devices."""
   shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)

@@ -13,6 +13,7 @@ from mrpose_jax import training_step
 from mrpose_jax import visualize
 from mrpose_jax.input_pipeline import browse
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from tests.helpers import tiny_people
@@ -48,7 +49,7 @@ def test_the_crops_are_those_of_the_training_steps(config, dataset):
   )
   batches = loader.train_batches(dataset, batch_size, config.seed)
   for step, batch in zip(range(2), batches):
-    examples = make_examples(step, batch)
+    examples = make_examples(step, batching.unpack(batch))
     crops = augment.to_pixels(np.asarray(examples.inputs), 'rgb')
     for n in range(batch_size):
       cell, caption = cells[step * batch_size + n]
@@ -66,7 +67,7 @@ def test_keypoints_lie_on_their_heatmaps(config, dataset):
     predict.codec_of(config), augment.Augmentation(**config.augment), dataset.skeleton, config.seed
   )
   batch = next(loader.train_batches(dataset, config.train.batch_size, config.seed))
-  examples = make_examples(0, batch)
+  examples = make_examples(0, batching.unpack(batch))
   cells = browse.training_cells(dataset, config)
   for n, (cell, _) in zip(range(config.train.batch_size), cells):
     glow = np.ptp(cell[:, 192:].astype(int), axis=-1)  # everything else is grey

@@ -14,6 +14,7 @@ from mrpose_jax import predict
 from mrpose_jax import train
 from mrpose_jax import training_step
 from mrpose_jax.input_pipeline.device import augment
+from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.models import layers
@@ -196,7 +197,7 @@ def make_step(accumulate, norm_groups=1):
     seed=0,
     accumulate=accumulate,
   )
-  batch = next(loader.train_batches(dataset, 8, seed=0))
+  batch = batching.unpack(next(loader.train_batches(dataset, 8, seed=0)))
   state = jax.jit(lambda: training_step.create(model, optimizer, jax.random.key(0)))()
   return step, state, batch
 
@@ -243,7 +244,9 @@ def test_accumulation_moves_no_images_between_devices():
   mesh = parallel.data_mesh()
   place = parallel.replicated(mesh)
   step = jax.jit(step, out_shardings=(place, place))
-  text = step.lower(jax.device_put(state, place), parallel.put_batch(batch, mesh)).compile()
+  text = step.lower(
+    jax.device_put(state, place), jax.device_put(batch, parallel.batched(mesh))
+  ).compile()
   assert not re.search('all-to-all|collective-permute|all-gather', text.as_text())
 
 

@@ -1,5 +1,6 @@
 """The plan: its table and bounds by hand, the largest batch, and errors about topologies."""
 
+import dataclasses
 import types
 
 import jax
@@ -13,7 +14,11 @@ from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax.models import layers
 from mrpose_jax.planning import compiled
+from mrpose_jax.planning import host
 from mrpose_jax.planning import plan
+
+
+MACHINE = host.Host('large-4', devices=4, vcpus=20, link=1e9)
 
 
 class Tiny(nn.Module):
@@ -39,7 +44,7 @@ def config():
 @pytest.fixture
 def here(monkeypatch):
   """Replaces the topology by the CPU devices."""
-  chip = plan.Chip(memory=1e9, flops=1e12, bandwidth=1e11, interconnect=1e10)
+  chip = plan.Chip(memory=1e9, flops=1e12, bandwidth=1e11, interconnect=1e10, host=MACHINE)
   monkeypatch.setattr(plan, 'open_topology', lambda topology: (chip, jax.devices()))
   return chip
 
@@ -60,10 +65,13 @@ def test_the_table(config, here, monkeypatch):
   assert float(rows['TFLOP'][0]) > 0
   assert rows['bound by'][0] in ('arithmetic', 'memory', 'interconnect')
   assert rows['crops and augmentation add to FLOP, bytes'][0].count('%') == 2
+  assert rows['patches onto canvases add to bytes'][0].endswith(' %')
+  assert rows['host of 4 (large-4): vCPUs that decode'][0].endswith(' of 20')
+  assert rows['bound by the host'][0].startswith(('decoding: ', 'transfer: '))
 
 
 def test_bounds_by_hand():
-  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8)
+  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
   collectives = (('all-reduce', 3, 1e6),)
   program = compiled.Program(2**30, 2e9, 4e6, collectives, (), 0)
   rows = plan.describe(program, program.memory, 16, 24, chip, 4)
@@ -74,12 +82,32 @@ def test_bounds_by_hand():
   assert rows['bound by'] == 'interconnect'
   assert rows['maximum people per second'] == '1067, all devices 4267'
   crops = compiled.Program(0, 1e9, 1e6, (), (), 0)
-  added = plan.describe_crops(crops, program)
-  assert list(added.values()) == ['100.0 %, 33.3 %']
+  canvases = compiled.Program(0, 0, 1e5, (), (), 0)
+  added = plan.describe_input(crops, canvases, program)
+  assert list(added.values()) == ['100.0 %, 33.3 %', '2.5 %']
+
+
+@pytest.mark.parametrize(
+  ('num_devices', 'rate', 'link', 'expected'),
+  [
+    # 4 devices at 1,500 people per second: 6,000 for one machine, a vCPU decodes 1,000 of them.
+    (8, 1500, 1e9, ['6 of 20', '0', '0.51 of 1', 'no']),
+    (8, 4000, 2e9, ['16 of 20', '16', '1.36 of 2', 'no']),  # more than 8 threads
+    (8, 6000, 3e9, ['24 of 20', '24', '2.04 of 3', 'decoding: 5000 {}, all devices 40000']),
+    (8, 4000, 1e9, ['16 of 20', '16', '1.36 of 1', 'transfer: 2941 {}, all devices 23529']),
+    (1, 4000, 2e9, ['4 of 5', '0', '1.36 of 2', 'no']),  # a quarter of the machine
+  ],
+)
+def test_the_host_by_hand(num_devices, rate, link, expected, monkeypatch):
+  monkeypatch.setattr(host, 'PEOPLE_PER_VCPU', 1000)
+  monkeypatch.setattr(host, 'BYTES_PER_PERSON', 340_000)
+  rows = host.describe(dataclasses.replace(MACHINE, link=link), num_devices, rate)
+  assert list(rows.values()) == [cell.format('people per second') for cell in expected]
+  assert next(iter(rows)) == f'host of {min(4, num_devices)} (large-4): vCPUs that decode'
 
 
 def test_a_program_that_is_too_large():
-  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8)
+  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
   rows = plan.describe(None, 3 * 2**30, 16, 8, chip, 4)
   assert rows == {
     'people': '16',
@@ -208,6 +236,15 @@ def test_crops_for_a_tpu_take_no_pixel_by_itself(config):
   _, devices = plan.open_topology('v5e:1x1')
   program = compiled.measure(plan.Planner(config, devices).crops(2))
   assert program.single_gathers == 0
+
+
+def test_canvases_for_a_tpu_move_few_bytes():
+  """The network's own step moves 15.6 GB for 64 people of simple_baseline on ResNet-50."""
+  pytest.importorskip('libtpu')
+  _, devices = plan.open_topology('v5e:2x2')
+  program = compiled.measure(plan.Planner(coco.get_config(), devices).canvases(64))
+  assert program.single_gathers == 0
+  assert program.traffic < 0.015 * 15.6e9
 
 
 def test_crops_for_a_tpu_keep_their_weights_on_the_chip():

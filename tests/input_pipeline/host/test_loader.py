@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
@@ -21,6 +20,7 @@ from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.input_pipeline.host import records
+from mrpose_jax.input_pipeline.host import transfer
 from tests.helpers import tiny_coco
 
 CANVAS = 64
@@ -40,7 +40,13 @@ def dataset(source, tmp_path_factory):
 
 def take(dataset, count, batch_size=4, seed=0, **options):
   batches = loader.train_batches(dataset, batch_size, seed, **options)
-  return list(itertools.islice(batches, count))
+  return list(map(batching.unpack, itertools.islice(batches, count)))
+
+
+def evaluate(dataset, batch_size, *arguments):
+  """The batches of an evaluation, on canvases, with their rows."""
+  batches = loader.evaluation_batches(dataset, batch_size, CANVAS, *arguments)
+  return [(batching.unpack(batch), rows) for batch, rows in batches]
 
 
 def assert_same(batches, others):
@@ -153,7 +159,8 @@ def test_a_worker_that_shared_memory_was_too_small_for(dataset):
 
 def test_too_little_shared_memory_is_refused_at_the_start(dataset, monkeypatch):
   """At most 4 batches of each worker and 5 others, of 600 people of 64 x 64 pixels, are there."""
-  needed = (4 * 2 + 5) * 600 * CANVAS**2 * 3  # 91.4 MiB
+  # Two blocks of 32 x 128 pixels hold a patch, and a sixteenth of a batch may follow.
+  needed = (4 * 2 + 5) * (600 * 2 + 75) * 32 * 128 * 3  # 194.2 MiB
   usage = collections.namedtuple('usage', 'total used free')
 
   def start(free, num_workers):
@@ -163,8 +170,8 @@ def test_too_little_shared_memory_is_refused_at_the_start(dataset, monkeypatch):
   start(needed, num_workers=2)
   start(0, num_workers=0)  # threads need none
   message = (
-    r'^data\.num_workers=2: .* need 92 MiB of /dev/shm, where 64 MiB are free; start the container '
-    r'with --shm-size=92m, or set data\.num_workers=0 .*\(13 batches of 600 people on a canvas of'
+    r'^data\.num_workers=2: .* need 195 MiB of /dev/shm, where 64 MiB are free; start the '
+    r'container with --shm-size=195m, or set data\.num_workers=0 .*\(13 batches of 600 people on a canvas'
   )
   with pytest.raises(errors.ConfigError, match=message):
     start(64 * 2**20, num_workers=2)
@@ -175,11 +182,11 @@ def test_too_little_shared_memory_is_refused_at_the_start(dataset, monkeypatch):
 def test_batches_in_shared_memory_are_no_more_than_assumed(dataset):
   """Counts the files of batches while steps are slower than the workers."""
   num_workers = 2
-  batch_bytes = 64 * CANVAS**2 * 3
+  batch_bytes = 64 * CANVAS**2  # fewer than a batch of these people has, more than other files
   before = set(os.listdir('/dev/shm'))
   batches = loader.train_batches(dataset, 64, seed=0, num_workers=num_workers)
   counts = []
-  for _ in itertools.islice(loader.to_device(batches, jax.device_put), 6):
+  for _ in itertools.islice(transfer.to_device(batches), 6):
     time.sleep(0.2)  # a step; the workers fill their queues
     sizes = [size_of(f'/dev/shm/{name}') for name in set(os.listdir('/dev/shm')) - before]
     counts.append(sum(size >= batch_bytes for size in sizes))
@@ -243,7 +250,7 @@ def is_running(pid):
 
 
 def test_evaluation_sees_every_annotated_box_once(dataset, source):
-  batches = list(loader.evaluation_batches(dataset, 4, CANVAS))
+  batches = evaluate(dataset, 4)
   assert [len(rows.person_ids) for _, rows in batches] == [4, 1]
   rows = loader.Rows(*(np.concatenate(column) for column in zip(*(rows for _, rows in batches))))
   assert sorted(rows.person_ids.tolist()) == [210, 211, 212, 230, 231]
@@ -259,8 +266,7 @@ def test_evaluation_sees_every_annotated_box_once(dataset, source):
 
 
 def test_the_last_evaluation_batch_is_filled_up(dataset):
-  batches = list(loader.evaluation_batches(dataset, 4, CANVAS))
-  for batch, rows in batches:
+  for batch, rows in evaluate(dataset, 4):
     assert {len(array) for array in batch} == {4}
     real = len(rows.person_ids)
     np.testing.assert_array_equal(batch.center[:real], rows.center)
@@ -273,7 +279,7 @@ def test_the_last_evaluation_batch_is_filled_up(dataset):
 def evaluation_of_all(dataset, batch_size, process_count, detections=None):
   """Returns the batches and rows of each process."""
   return [
-    list(loader.evaluation_batches(dataset, batch_size, CANVAS, detections, index, process_count))
+    evaluate(dataset, batch_size, detections, index, process_count)
     for index in range(process_count)
   ]
 
@@ -325,7 +331,7 @@ def test_a_second_evaluation_counts_no_people_again(dataset, monkeypatch):
 
 
 def test_evaluation_patches_are_cut_from_the_image(dataset, source):
-  for batch, rows in loader.evaluation_batches(dataset, 1, CANVAS):
+  for batch, rows in evaluate(dataset, 1):
     image = image_files.read(source / f'images/val2017/{rows.image_ids[0]}.png')
     corners = geometry.reach(rows.center[0], rows.size[0])
     patch = image_files.cut_patch(image, *corners, CANVAS)
@@ -386,29 +392,31 @@ def test_data_that_was_not_prepared_names_the_command(tmp_path):
     prepared_data.open_dataset('coco', tmp_path)
 
 
-def test_transfers_start_ahead_of_their_use():
-  started = []
-  batches = loader.to_device(range(5), lambda batch: started.append(batch) or 10 * batch, ahead=2)
-  assert next(batches) == 0
-  assert started == [0, 1, 2]
-  assert list(batches) == [10, 20, 30, 40]
+def test_threads_share_a_batch(dataset):
+  """Eighteen people are read nine at a time, the largest number up to 16 that divides them."""
+  expected = [person for batch in take(dataset, 6, batch_size=9) for person in people(batch)]
+  for num_threads in (1, 4):
+    batches = take(dataset, 3, batch_size=18, num_threads=num_threads)
+    assert [person for batch in batches for person in people(batch)] == expected
 
 
-def test_reading_runs_on_while_a_step_runs(dataset, monkeypatch):
-  """Batches are read in the background and transferred ahead of the step that uses them."""
-  asked = []
-  read = records.Records.__getitem__
-  monkeypatch.setattr(
-    records.Records, '__getitem__', lambda self, i: asked.append(i) or read(self, i)
-  )
-  transferred = []
-  batches = loader.train_batches(dataset, 4, seed=0)
-  on_device = loader.to_device(batches, lambda batch: transferred.append(batch) or batch, ahead=2)
-  for step in range(3):
-    assert next(on_device) is transferred[step]
-    assert len(transferred) == step + 3
-    # While the step runs, this thread does nothing, and the next eight batches are read.
-    deadline = time.monotonic() + 60
-    while len(asked) < 4 * (len(transferred) + 8) and time.monotonic() < deadline:
-      time.sleep(0.01)
-    assert len(asked) == 4 * (len(transferred) + 8)
+@pytest.mark.parametrize(
+  ('element_bytes', 'batch_elements', 'expected'),
+  [
+    (2**20, 4, 512),  # as many as half a GiB holds
+    (2**28 + 1, 1, 1),
+    (2**30, 1, 1),  # one batch, although it is larger
+    (2**30, 4, 4),
+  ],
+)
+def test_people_are_read_ahead_by_memory(element_bytes, batch_elements, expected):
+  options = loader._read_options(element_bytes, batch_elements, num_threads=3)
+  assert options.prefetch_buffer_size == expected
+  assert options.num_threads == min(3, expected)
+
+
+@pytest.mark.parametrize(
+  ('number', 'expected'), [(1, 1), (7, 7), (16, 16), (17, 1), (64, 16), (36, 12), (26, 13)]
+)
+def test_people_that_a_thread_reads_at_a_time(number, expected):
+  assert loader._largest_divisor(number, 16) == expected

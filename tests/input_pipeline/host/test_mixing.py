@@ -71,7 +71,8 @@ def numbers(dataset, count, batch_size, seed=0):
 
 
 def take(dataset, count, batch_size=4, seed=0, **options):
-  return list(itertools.islice(loader.train_batches(dataset, batch_size, seed, **options), count))
+  batches = loader.train_batches(dataset, batch_size, seed, **options)
+  return list(map(batching.unpack, itertools.islice(batches, count)))
 
 
 def assert_same(batches, others):
