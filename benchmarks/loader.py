@@ -6,7 +6,9 @@ estimation code: two processes read whole images, and warp, normalise and draw h
 person. The two take turns, so that other load on the machine affects both.
 """
 
+import contextlib
 import itertools
+import math
 import multiprocessing
 import pathlib
 import statistics
@@ -17,6 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import turns
+from mrpose_jax import defaults
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.datasets import coco
 from mrpose_jax.input_pipeline.device import geometry
@@ -25,6 +28,7 @@ from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import image_files
 from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import prepared_data
+from mrpose_jax.input_pipeline.host import transfer
 
 BATCH = 32
 CROP, HEATMAP, SIGMA = (256, 192), (64, 48), 2  # (height, width); heatmap pixels
@@ -32,6 +36,7 @@ MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 
 BATCHES = 40  # per turn
+BOXES_OF_IMAGE = 21
 
 
 def run(num_turns, scratch: pathlib.Path, coco_folder=None, image_set='train2017') -> dict:
@@ -39,13 +44,15 @@ def run(num_turns, scratch: pathlib.Path, coco_folder=None, image_set='train2017
   sources = {'synthetic_people': (scratch / 'synthetic_people_images', 'train')}
   prepare.prepare('synthetic_people', None, scratch)
   if coco_folder:
-    prepare.prepare('coco', coco_folder, scratch, train=image_set, validation='')
+    prepare.prepare('coco', coco_folder, scratch, train=image_set, validation=image_set)
     sources['coco'] = pathlib.Path(coco_folder), image_set
   results = {}
   for name, (source, split_name) in sources.items():
     dataset = prepared_data.open_dataset(name, scratch)
     split = coco.find_split(source, split_name)
-    results[name] = compare(dataset, split, num_turns) | {'stages': stages(dataset)}
+    results[name] = compare(dataset, split, num_turns)
+    results[name] |= {'stages': stages(dataset), 'scale': scale(dataset)}
+    results[name] |= {'evaluation': evaluation_speed(dataset)}
   return results
 
 
@@ -68,18 +75,59 @@ def compare(dataset, split, num_turns) -> dict:
 
 def speed(batches) -> float:
   """People per second up to the device, measured after the first batch."""
-  on_device = loader.to_device(itertools.islice(batches, BATCHES + 1), jax.device_put)
-  jax.block_until_ready(next(on_device))
-  start = time.perf_counter()
-  for arrays in on_device:
-    jax.block_until_ready(arrays)
-  return BATCHES * BATCH / (time.perf_counter() - start)
+  with contextlib.closing(transfer.to_device(batches)) as on_device:
+    jax.block_until_ready(next(on_device))
+    start = time.perf_counter()
+    for batch in itertools.islice(on_device, BATCHES):
+      jax.block_until_ready(batch)
+    return BATCHES * BATCH / (time.perf_counter() - start)
+
+
+def scale(dataset) -> dict[str, float]:
+  """People per second with 1, 2 and 4 threads, and with 1 and 2 worker processes."""
+  options = [(f'{n} threads', {'num_threads': n}) for n in (1, 2, 4)]
+  options += [(f'{n} workers', {'num_workers': n}) for n in (1, 2)]
+  return {
+    name: speed(loader.train_batches(dataset, BATCH, seed=0, **option)) for name, option in options
+  }
+
+
+def evaluation_speed(dataset) -> dict[str, float]:
+  """Boxes per second of processor time that evaluation reads, decodes, cuts and packs.
+
+  Each image has 21 boxes near its people, as the 5,000 images of COCO's validation set have with
+  the 104,125 boxes of the detector that the paper uses.
+  """
+  r = np.random.default_rng(0)
+  rows = np.concatenate(
+    [
+      r.choice(np.flatnonzero(dataset.people.image_ids == image_id), BOXES_OF_IMAGE)
+      for image_id in np.unique(dataset.people.image_ids)
+    ]
+  )
+  boxes = dataset.people.boxes[rows]
+  corner = boxes[:, :2] + r.normal(0, 0.1, (len(rows), 2)) * boxes[:, 2:]
+  side = boxes[:, 2:] * r.uniform(0.8, 1.2, (len(rows), 1))
+  detections = {
+    'image_ids': dataset.people.image_ids[rows],
+    'boxes': np.concatenate([corner, side], 1).astype(np.float32),
+    'category_ids': np.ones(len(rows), np.int64),
+    'scores': np.ones(len(rows), np.float32),
+  }
+  start = time.process_time()
+  batches = loader.evaluation_batches(dataset, BATCH, defaults.get_config().eval.canvas, detections)
+  blocks = sum(int(batch.patches.grid.prod(1).sum()) for batch, _ in batches)
+  seconds = time.process_time() - start
+  return {
+    'boxes per second of processor time': len(rows) / seconds,
+    'bytes per box': 3 * math.prod(batching.BLOCK) * blocks / len(rows),
+  }
 
 
 def stages(dataset) -> dict[str, float]:
   """People per second on one core, for each stage separately.
 
-  On a CPU the transfer costs nothing: JAX uses the batch's memory without a copy.
+  On a CPU the transfer is what puts the patches onto canvases.
   """
   source = dataset.source('train')
   indices = np.random.default_rng(0).permutation(len(source))[:256].tolist()
@@ -102,20 +150,22 @@ def stages(dataset) -> dict[str, float]:
         )
         for n, record in enumerate(batch)
       ]
-      people = batching.stack(examples, canvas)
+      people = batching.pack(examples, canvas)
     return people
 
   people = assemble()
 
-  def transfer():
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+  def put():
     for _ in range(0, len(records), BATCH):
-      jax.block_until_ready(jax.device_put(people))
+      jax.block_until_ready(transfer.unpack(transfer.put(people, place), place))
 
   work = {
     'read': lambda: [source[i] for i in indices],
     'decode': lambda: [image_files.decode(record['image'], 'record') for record in records],
     'batch': assemble,
-    'transfer': transfer,
+    'transfer': put,
   }
   return {name: len(records) / _seconds(function) for name, function in work.items()}
 
@@ -197,4 +247,11 @@ def report(results) -> str:
   for name, result in results.items():
     columns = ' | '.join(f'{value:.0f}' for value in result['stages'].values())
     lines.append(f'| {name} | {columns} |')
+  for table in ('scale', 'evaluation'):
+    names = next(iter(results.values()))[table]
+    kind = 'people/s' if table == 'scale' else 'evaluation'
+    lines += ['', f'| {kind} | {" | ".join(names)} |', '|---' * (1 + len(names)) + '|']
+    for name, result in results.items():
+      columns = ' | '.join(f'{value:.0f}' for value in result[table].values())
+      lines.append(f'| {name} | {columns} |')
   return '\n'.join(lines)

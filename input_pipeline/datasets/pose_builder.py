@@ -28,9 +28,10 @@ from mrpose_jax.input_pipeline.host import image_files
 log = logging.getLogger(__name__)
 
 # JPEG quality of training patches, without chroma subsampling: the lowest quality at which 95 % of
-# augmented crops reproduce the image with 40 dB PSNR or more. Among 224 crops of 56 people in COCO
-# photographs, whose patches were not scaled down, 99 % do (mean 42.9 dB). At quality 93 it is 88 %;
-# with subsampling it is less than 20 % even at 95. Measured by benchmarks/jpeg_quality.py.
+# augmented crops of patches that are not scaled down reproduce the image with 45 dB PSNR or more.
+# Of such people in COCO photographs 98 % do, and all reach 44.7 dB (mean 47.7 dB). At quality 96
+# it is 56 % (mean 46.9 dB), at 94 it is 18 % (mean 43.1 dB), for patches of 0.89 and 0.72 times the
+# bytes. Measured by benchmarks/jpeg_quality.py.
 JPEG_QUALITY = 97
 # Metadata key for the hash of each split's images, which is known only after they are written.
 IMAGES_SHA256 = 'images_sha256'

@@ -5,7 +5,6 @@ needs neither the hardware nor the data set. The costs are XLA's own. The times 
 bounds from published peaks, not measurements.
 """
 
-import dataclasses
 import functools
 import logging
 import math
@@ -28,41 +27,15 @@ from mrpose_jax.input_pipeline.datasets import pose_builder
 from mrpose_jax.input_pipeline.device import augment
 from mrpose_jax.input_pipeline.host import batching
 from mrpose_jax.input_pipeline.host import transfer
+from mrpose_jax.planning import chips
 from mrpose_jax.planning import compiled
-from mrpose_jax.planning import host
+from mrpose_jax.planning import hosts
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import number_types
 from mrpose_jax.runtime import parallel
 
 log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Published peaks of one device.
-
-  Attributes:
-    memory: bytes that programs can use; for TPUs the number that libtpu reports.
-    flops: dense bfloat16 operations per second.
-    bandwidth: memory bandwidth in bytes per second.
-    interconnect: bytes per second to the other devices, in one direction.
-    host: a usual virtual machine that such devices are attached to.
-  """
-
-  memory: float
-  flops: float
-  bandwidth: float
-  interconnect: float
-  host: host.Host
-
-
-# cloud.google.com/tpu/docs/v5e, v5p and v6e; NVIDIA H100 SXM data sheet (NVLink 4).
-CHIPS = {
-  'v5e': Chip(15.75 * 2**30, 197e12, 819e9, 200e9, host.HOSTS['v5e']),
-  'v5p': Chip(95.73 * 2**30, 459e12, 2765e9, 600e9, host.HOSTS['v5p']),
-  'v6e': Chip(31.24 * 2**30, 918e12, 1638e9, 400e9, host.HOSTS['v6e']),
-  'h100': Chip(84942979072, 989e12, 3352e9, 450e9, host.HOSTS['h100']),
-}
 
 # The device properties that XLA would query from an H100 SXM, copied from XLA's own sources
 # (openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb).
@@ -136,8 +109,8 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
       crops, _ = planner.measure('crops', number)
       canvases, _ = planner.measure('canvases', number)
       columns[name] |= describe_input(crops, canvases, program)
-      rate = number / max(bounds(program, chip, len(devices)).values())
-      columns[name] |= host.describe(chip.host, len(devices), rate)
+      rate = number / max(chips.bounds(program, chip, len(devices)).values())
+      columns[name] |= hosts.describe(chip.host, len(devices), rate)
   return '\n'.join(
     [
       f'{config.model.network} on ResNet-{config.model.depth}, {config.model.dtype}, '
@@ -197,7 +170,7 @@ def describe(
   memory: float,
   people: int,
   largest: int,
-  chip: Chip,
+  chip: chips.Chip,
   num_devices: int,
 ) -> dict[str, str]:
   """Returns {row label: cell} for one program's column of the table."""
@@ -209,7 +182,7 @@ def describe(
   }
   if not program:
     return rows
-  seconds = bounds(program, chip, num_devices)
+  seconds = chips.bounds(program, chip, num_devices)
   bound = max(seconds, key=seconds.get)
   rate = people / seconds[bound]
   collectives = ', '.join(f'{n} {kind}, {b / 1e6:.1f} MB' for kind, n, b in program.collectives)
@@ -223,17 +196,6 @@ def describe(
     'maximum people per second': f'{rate:.0f}, all devices {rate * num_devices:.0f}',
     'loop iterations': ', '.join(map(str, program.loops)) or 'none',
     'gathers of single pixels or values': str(program.single_gathers or 'none'),
-  }
-
-
-def bounds(program: compiled.Program, chip: Chip, num_devices: int) -> dict[str, float]:
-  """Least seconds of a program by what it needs from a device."""
-  # In a ring all-reduce each device sends every byte of the result twice, except its own share.
-  sent = 2 * (num_devices - 1) / num_devices * program.collective_bytes
-  return {
-    'arithmetic': program.flops / chip.flops,
-    'memory': program.traffic / chip.bandwidth,
-    'interconnect': sent / chip.interconnect,
   }
 
 
@@ -257,7 +219,7 @@ def describe_input(
   }
 
 
-def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
+def open_topology(topology: str) -> tuple[chips.Chip, list[jax.Device]]:
   """Returns a chip's published peaks and the topology's devices, which need not be attached.
 
   Raises:
@@ -291,7 +253,7 @@ def open_topology(topology: str) -> tuple[Chip, list[jax.Device]]:
     raise errors.ConfigError(
       f"--topology={topology}: its compiler is not installed; pip install 'mrpose_jax[{extra}]'"
     ) from error
-  return CHIPS[match[1] or match[3]], list(devices)
+  return chips.CHIPS[match[1] or match[3]], list(devices)
 
 
 class Planner:
@@ -378,7 +340,7 @@ class Planner:
 
   def canvases(self, people: int) -> jax.stages.Lowered:
     """Lowers the program that puts the patches of a batch onto canvases, on each device alone."""
-    num_blocks = math.ceil(people * host.BYTES_PER_PERSON / (3 * math.prod(batching.BLOCK)))
+    num_blocks = math.ceil(people * hosts.BYTES_PER_PERSON / (3 * math.prod(batching.BLOCK)))
     device = sharding.SingleDeviceSharding(self.devices[0])
     blocks = jax.ShapeDtypeStruct((num_blocks, *batching.BLOCK, 3), np.uint8, sharding=device)
     grid = jax.ShapeDtypeStruct((people, 2), np.int32, sharding=device)

@@ -13,12 +13,12 @@ from configs import mpii
 from mrpose_jax import errors
 from mrpose_jax import predict
 from mrpose_jax.models import layers
+from mrpose_jax.planning import chips
 from mrpose_jax.planning import compiled
-from mrpose_jax.planning import host
+from mrpose_jax.planning import hosts
 from mrpose_jax.planning import plan
 
-
-MACHINE = host.Host('large-4', devices=4, vcpus=20, link=1e9)
+MACHINE = hosts.Host('large-4', devices=4, vcpus=20, link=1e9)
 
 
 class Tiny(nn.Module):
@@ -44,7 +44,7 @@ def config():
 @pytest.fixture
 def here(monkeypatch):
   """Replaces the topology by the CPU devices."""
-  chip = plan.Chip(memory=1e9, flops=1e12, bandwidth=1e11, interconnect=1e10, host=MACHINE)
+  chip = chips.Chip(memory=1e9, flops=1e12, bandwidth=1e11, interconnect=1e10, host=MACHINE)
   monkeypatch.setattr(plan, 'open_topology', lambda topology: (chip, jax.devices()))
   return chip
 
@@ -71,7 +71,7 @@ def test_the_table(config, here, monkeypatch):
 
 
 def test_bounds_by_hand():
-  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
+  chip = chips.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
   collectives = (('all-reduce', 3, 1e6),)
   program = compiled.Program(2**30, 2e9, 4e6, collectives, (), 0)
   rows = plan.describe(program, program.memory, 16, 24, chip, 4)
@@ -99,15 +99,15 @@ def test_bounds_by_hand():
   ],
 )
 def test_the_host_by_hand(num_devices, rate, link, expected, monkeypatch):
-  monkeypatch.setattr(host, 'PEOPLE_PER_VCPU', 1000)
-  monkeypatch.setattr(host, 'BYTES_PER_PERSON', 340_000)
-  rows = host.describe(dataclasses.replace(MACHINE, link=link), num_devices, rate)
+  monkeypatch.setattr(hosts, 'PEOPLE_PER_VCPU', 1000)
+  monkeypatch.setattr(hosts, 'BYTES_PER_PERSON', 340_000)
+  rows = hosts.describe(dataclasses.replace(MACHINE, link=link), num_devices, rate)
   assert list(rows.values()) == [cell.format('people per second') for cell in expected]
   assert next(iter(rows)) == f'host of {min(4, num_devices)} (large-4): vCPUs that decode'
 
 
 def test_a_program_that_is_too_large():
-  chip = plan.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
+  chip = chips.Chip(memory=2**31, flops=1e12, bandwidth=1e9, interconnect=1e8, host=MACHINE)
   rows = plan.describe(None, 3 * 2**30, 16, 8, chip, 4)
   assert rows == {
     'people': '16',

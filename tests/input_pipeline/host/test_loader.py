@@ -171,7 +171,7 @@ def test_too_little_shared_memory_is_refused_at_the_start(dataset, monkeypatch):
   start(0, num_workers=0)  # threads need none
   message = (
     r'^data\.num_workers=2: .* need 195 MiB of /dev/shm, where 64 MiB are free; start the '
-    r'container with --shm-size=195m, or set data\.num_workers=0 .*\(13 batches of 600 people on a canvas'
+    r'container with --shm-size=195m, or set data\.num_workers=0 .*\(13 batches of 600 people'
   )
   with pytest.raises(errors.ConfigError, match=message):
     start(64 * 2**20, num_workers=2)
