@@ -31,7 +31,7 @@ def export(workdir: str | os.PathLike, output: str | os.PathLike, decode: bool =
 
   Args:
     workdir: see `predictors.load_predictor`.
-    output: FILE.onnx or FILE.stablehlo.
+    output: FILE.onnx or FILE.stablehlo; a name without a suffix becomes a StableHLO program.
     decode: for ONNX, give keypoints rather than heatmaps; a StableHLO program always does.
 
   Raises:
@@ -40,13 +40,14 @@ def export(workdir: str | os.PathLike, output: str | os.PathLike, decode: bool =
       written in this form, or the file cannot be written.
   """
   output = paths.parse_local(output, '--output', written=True)
-  if output.suffix not in _WRITERS:
+  suffix = output.suffix or '.stablehlo'
+  if suffix not in _WRITERS:
     raise errors.ConfigError(
       f'--output={output}: the name has to end in {" or ".join(_WRITERS)}, which selects the format'
     )
-  if decode and output.suffix != '.onnx':
+  if decode and suffix != '.onnx':
     raise errors.ConfigError('--export_decode is for .onnx; a .stablehlo program always decodes')
-  content, description = _WRITERS[output.suffix](predictors.load_predictor(workdir), decode)
+  content, description = _WRITERS[suffix](predictors.load_predictor(workdir), decode)
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(content)

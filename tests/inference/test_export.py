@@ -64,7 +64,7 @@ def test_platforms_and_symbolic_shapes(file):
 
 
 def test_says_what_it_wrote(workdir, tmp_path, capsys):
-  export.export(workdir, tmp_path / 'a' / 'pose.stablehlo')
+  export.export(workdir, tmp_path / 'a' / 'pose')  # a StableHLO program by default
   output = capsys.readouterr().out
   assert 'step 0, float32, cpu, cuda, tpu' in output
   assert 'keypoints: nose, left_eye' in output
