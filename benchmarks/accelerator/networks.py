@@ -27,6 +27,7 @@ KINDS = {
     {'heatmaps': 5e-2, 'loss': 2e-2, 'gradient': 0.5, 'moved keypoints': 0.3},
   ),
 }
+NETWORKS = tuple(decoders.DECODERS)
 FAR = 4.0  # pixels of the input, which are one pixel of a heatmap
 
 
@@ -44,9 +45,7 @@ def measure(table: rows.Rows):
   sizes = table.sizes()
   exceeded = []
   with concurrent.futures.ThreadPoolExecutor(5) as threads:  # so that they compile together
-    for network, found in zip(
-      decoders.DECODERS, threads.map(compare, decoders.DECODERS, 5 * [sizes])
-    ):
+    for network, found in zip(NETWORKS, threads.map(compare, NETWORKS, 5 * [sizes])):
       for kind, cells in found.items():
         _, limits = KINDS[kind]
         too_large = [name for name, limit in limits.items() if not cells[name] <= limit]

@@ -10,6 +10,7 @@ from benchmarks.accelerator import networks
 from benchmarks.accelerator import rows
 from mrpose_jax import skeletons
 
+NETWORKS = ('simple_baseline', 'mrfeanet2')
 IMAGE = (480, 640)
 
 
@@ -23,7 +24,7 @@ def measure(table: rows.Rows):
   sizes = table.sizes()
   r = np.random.default_rng(0)
   image = r.integers(0, 256, (*IMAGE, 3), np.uint8)
-  for network in ('simple_baseline', 'mrfeanet2'):
+  for network in NETWORKS:
     model = mrpose_jax.create_model(network, depth=sizes.depth, width=sizes.width, dtype='bfloat16')
     predictor = mrpose_jax.Predictor.from_variables(
       *(model, jax.device_put(networks.golden_variables(model)), skeletons.COCO),

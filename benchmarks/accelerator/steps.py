@@ -55,14 +55,14 @@ def state_of(planner: plan.Planner):
   return jax.jit(create, out_shardings=planner.everywhere)(jax.random.key(0))
 
 
-def batch_of(planner: plan.Planner, people: int, canvas: int | None = None):
-  """People on the devices: patches of random pixels, with the region in the middle."""
-  shapes = planner.batch(people, canvas or planner.canvas)
+def batch_of(planner: plan.Planner, people: int):
+  """Training people on the devices: patches of random pixels, with the region in the middle."""
+  side = planner.canvas
+  shapes = planner.batch(people, side)
   r = np.random.default_rng(0)
-  side = shapes.patches.shape[1]
 
   def filled(name, shape):
-    if name == 'patches':
+    if shape.dtype == np.uint8:  # pixels
       return r.integers(0, 256, shape.shape, np.uint8)
     if name in ('origin', 'zoom', 'visible'):
       return np.full(shape.shape, name != 'origin', shape.dtype)

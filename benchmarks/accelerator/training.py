@@ -27,14 +27,15 @@ def measure(table: rows.Rows):
   largest = {
     case: largest_batch(planners[case], memory, sizes) for case, memory in small.items() if memory
   }
-  too_large = largest
-  for _ in range(3):  # tries, each with four fifths of the people of the one before
-    found = _measure(table, {case: planners[case] for case in too_large}, too_large, sizes)
-    too_large = {
+  tries = 3  # each with four fifths of the people of the one before
+  while largest and tries:
+    found = _measure(table, {case: planners[case] for case in largest}, largest, sizes)
+    largest = {
       case: int(0.8 * people) // 8 * 8 or 1
-      for case, people in too_large.items()
+      for case, people in largest.items()
       if found[case] is None
     }
+    tries -= 1
 
 
 def largest_batch(planner, memory: int, sizes: rows.Sizes) -> int:
