@@ -116,16 +116,14 @@ def finish(workdir, epochs: float, *more: str, count: int = 1):
 
 def wait_for_a_save(processes, workdir, draw: random.Random):
   """Waits until a run is in the middle of a save, or has ended."""
-  to_skip = draw.randrange(3)  # number of saves before the kill
+  saves = draw.randint(1, 3)
   while _all_run(processes):
-    if _saving(workdir):
-      time.sleep(draw.uniform(0, 0.03))
-      if to_skip == 0 and _saving(workdir):
-        break
-      to_skip = max(0, to_skip - 1)
-      while _saving(workdir) and _all_run(processes):
-        time.sleep(POLL_SECONDS)
-    time.sleep(POLL_SECONDS)
+    _wait_while(lambda: _saving(workdir), processes)  # also what an earlier kill left behind
+    _wait_while(lambda: not _saving(workdir), processes)
+    saves -= 1
+    time.sleep(draw.uniform(0, 0.03))
+    if saves <= 0 and _saving(workdir):
+      return
 
 
 def contents(workdir) -> tuple[dict[str, bytes], dict[int, float], list[dict]]:
@@ -190,7 +188,7 @@ def run(
   workdir = folder / 'killed'
   for number in range(kills):
     processes = start_all(workdir, epochs, count, *more)
-    if number % 2:
+    if number % 2:  # the others may find what these have left behind
       wait_for_a_save(processes, workdir, draw)
     else:
       time.sleep(draw.uniform(0, longest))
@@ -200,9 +198,9 @@ def run(
     draw.choice(processes).kill()
     for process in processes:  # the others end as well, within 20 s
       process.communicate()
-    interrupted_save = _saving(workdir)
+    interrupted_save = bool(number % 2) and _saving(workdir)
     during_saves += interrupted_save
-    print(f'kill {number + 1}: {"in a save" if interrupted_save else "between saves"}', flush=True)
+    print(f'kill {number + 1}: {"in a save" if interrupted_save else "at any time"}', flush=True)
   finish(workdir, epochs, *more, count=count)
   arrays, losses, evaluations = contents(folder / 'whole')
   assert (arrays, losses, evaluations) == contents(workdir)
@@ -244,6 +242,11 @@ def _saving(workdir):
   """Whether an unfinished checkpoint exists."""
   folder = workdir / 'checkpoints'
   return folder.is_dir() and not all(map(paths.is_committed, folder.iterdir()))
+
+
+def _wait_while(condition, processes):
+  while condition() and _all_run(processes):
+    time.sleep(POLL_SECONDS)
 
 
 def _all_run(processes):

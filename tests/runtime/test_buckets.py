@@ -296,6 +296,8 @@ def test_killed_in_a_bucket_it_ends_with_the_same_bits(capsys):
   assert 'equal those of an uninterrupted run, bit for bit' in capsys.readouterr().out
 
 
+# gcsfs hands objects above 1 MB to aiohttp as bytes.
+@pytest.mark.filterwarnings('ignore:Sending a large body:ResourceWarning')
 def test_every_mode_reads_a_run_in_a_bucket(workdir, tmp_path, capsys):
   """Trains with a trace, evaluates, predicts, exports, reports, publishes, and starts from it."""
   config = tiny_people.config(epochs=2.0, profile_steps=1, log_every=1)
