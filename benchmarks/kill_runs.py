@@ -146,6 +146,7 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float], list[dict]]:
 
 def main(arguments):
   logging.getLogger('mrpose_jax').setLevel(logging.WARNING)
+  logging.getLogger('gcsfs').setLevel(logging.ERROR)
   kills, restarts = flags.FLAGS.kills, flags.FLAGS.restarts
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)

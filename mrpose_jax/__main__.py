@@ -3,7 +3,7 @@
 In a checkout, `python main.py` is the same command.
 
 Exit codes: 0 done, 143 stopped by a signal after saving, 2 invalid configuration, 3 invalid data,
-4 missing, damaged or unfitting checkpoint, 5 diverged.
+4 missing, damaged or unfitting checkpoint or a bucket that cannot be reached, 5 diverged.
 """
 
 from absl import flags

@@ -31,6 +31,13 @@ COMMANDS = (
   'mrpose_jax.input_pipeline.prepare',
   'mrpose_jax.input_pipeline.sigmas',
 )
+# Only these may import packages that reach buckets, and so tell a bucket from a disk.
+CLIENTS = {
+  'etils': ('mrpose_jax.paths', 'mrpose_jax.runtime.checkpoint'),
+  'fsspec': ('mrpose_jax.paths',),
+  'gcsfs': (),
+  'google': ('mrpose_jax.runtime.run_locks',),
+}
 LEAVES = (
   'mrpose_jax.errors',
   'mrpose_jax.paths',
@@ -102,6 +109,21 @@ def test_the_input_pipeline_imports_leaves_alone():
     if name.startswith('mrpose_jax.input_pipeline') and name not in COMMANDS:
       others = {n for n in imports(name) if not n.startswith('mrpose_jax.input_pipeline')}
       assert others <= set(LEAVES), name
+
+
+@pytest.mark.parametrize('client', sorted(CLIENTS))
+def test_one_module_owns_paths(client):
+  users = []
+  for name in FILES:
+    for node in ast.walk(tree(name)):
+      if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        modules = [node.module]
+      else:
+        continue
+      users += [name for module in modules if module.split('.')[0] == client]
+  assert set(users) == set(CLIENTS[client])
 
 
 @pytest.mark.parametrize('name', sorted(FILES))

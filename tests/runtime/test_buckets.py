@@ -6,6 +6,7 @@ import http.server
 import json
 import logging
 import math
+import pathlib
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ from mrpose_jax.weights import publishing
 from tests.helpers import buckets
 from tests.helpers import tiny_people
 from tests.runtime import test_checkpoint
+from tests.runtime import test_metric_writer
 
 pytestmark = buckets.needed
 
@@ -285,6 +287,21 @@ def test_metrics_are_not_published_without_the_lock(workdir):
   with pytest.raises(errors.CheckpointError, match='lost'):
     writer.close()
   assert paths.files_below(workdir) == []
+
+
+def test_weights_and_biases(workdir, monkeypatch):
+  """A restart goes on with the same run; its local files are published at the end."""
+  stub = test_metric_writer.Stub()
+  monkeypatch.setitem(sys.modules, 'wandb', stub)
+  for start in (0, 10):
+    writer = metric_writer.MetricWriter(workdir, start, test_metric_writer.config())
+    pathlib.Path(stub.runs[-1].options['dir'], f'{start}.wandb').write_bytes(b'a run')
+    writer.close()
+  first, second = (run.options for run in stub.runs)
+  assert (first['id'], second['id']) == (None, 'abc123')
+  assert first['name'] == 'run'
+  assert (workdir / metric_writer.WANDB_RUN).read_text() == 'abc123'
+  assert {'0.wandb', '10.wandb'} <= set(paths.files_below(workdir))
 
 
 # A whole run.
