@@ -27,7 +27,8 @@ def load_detector(detector: str | box_inputs.Detector) -> box_inputs.Detector:
   """
   if callable(detector):
     return detector
-  paths.parse_local(detector, '--detector')
+  if '://' in detector:
+    paths.parse_local(detector, '--detector')
   prefix, _, rest = detector.rpartition(':')
   if prefix == 'rtmlib':
     return onnx_detectors.OnnxDetector(_download(rest))

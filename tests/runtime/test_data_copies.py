@@ -233,7 +233,7 @@ def test_what_cannot_be_copied(bucket, monkeypatch):
 
 
 def test_training_and_evaluating_give_the_same_numbers(bucket, tmp_path):
-  config = tiny_people.config(epochs=1.0)
+  config = tiny_people.config(epochs=1.0, log_every=1)
   local_metrics = train.train_and_evaluate(config, tmp_path / 'local')
   config.data.data_dir = str(bucket)
   assert train.train_and_evaluate(config, tmp_path / 'copied') == local_metrics
@@ -241,7 +241,7 @@ def test_training_and_evaluating_give_the_same_numbers(bucket, tmp_path):
   copied_arrays, copied_losses = kill_runs.contents(tmp_path / 'copied')
   assert copied_arrays == arrays
   assert copied_losses == losses
-  # The data are those of the local folder: a run goes on, and its evaluation has its own settings.
+  # The evaluation has the settings of the run, and therefore its folder.
   metrics = evaluate.evaluate(config, tmp_path / 'local')
   np.testing.assert_equal(metrics, local_metrics)
   assert len(list((tmp_path / 'local/eval').iterdir())) == 1
