@@ -166,6 +166,8 @@ def _own_config(argument):
   """Replaces `configs/FILE.py` by the project's own file if the current folder has none."""
   flag, _, value = argument.partition('=')
   file = value.partition(':')[0]
+  if flag == '--config':
+    paths.parse_local(value, flag)
   if flag == '--config' and not os.path.exists(file) and (_CONFIGS_IN / file).is_file():
     return f'--config={_CONFIGS_IN / value}'
   return argument

@@ -194,7 +194,7 @@ def test_the_last_of_a_fields_values_counts():
     (['--workdir=absent', '--mode=publish', '--output=x'], 4, 'no checkpoints here'),
     (['--workdir=hf://a/b', CONFIG], 2, 'or make them a run with --mode=import --input=hf://a/b'),
     (['--workdir=s3://bucket/x', CONFIG], 2, 's3://bucket/x: s3:// cannot be used here; give a'),
-    (['--workdir=x', '--config=s3://bucket/x.py'], 2, 's3://bucket/x.py'),
+    (['--workdir=x', '--config=s3://bucket/x.py'], 2, '--config=s3://bucket/x.py: s3:// cannot be'),
     (['--mode=show'], 2, '--config is missing'),
     (['--workdir=x', '--mode=predict', '--input=absent', '--output=x'], 3, 'no such file'),
     (['--workdir=absent', '--mode=predict', f'--input={ROOT}', '--output=x'], 3, 'no images'),
