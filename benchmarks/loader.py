@@ -68,7 +68,7 @@ def compare(dataset, split, num_turns) -> dict:
     for i in range(num_turns):
       ours.append(speed(loader.train_batches(dataset, BATCH, seed=i)))
       tasks = [(i, step) for step in range(BATCHES + 1)]
-      plain.append(speed(pool.imap(_plain_batch, tasks)))
+      plain.append(speed(map(jax.device_put, pool.imap(_plain_batch, tasks))))
   ratios = [a / b for a, b in zip(ours, plain)]
   return {'people': len(people), 'ours': ours, 'plain': plain, 'ratio': ratios}
 
