@@ -84,7 +84,7 @@ def test_networks(tmp_path):
 
 
 def test_networks_that_do_not_agree(tmp_path, monkeypatch):
-  cells = {'heatmaps': 0.0, 'loss': float('nan'), 'gradient': 0.1, 'moved keypoints': 0.0}
+  cells = {'heatmaps': 0.0, 'loss': float('nan'), 'norm': 0.1, 'moved keypoints': 0.0}
   monkeypatch.setattr(networks, 'compare', lambda network, sizes: {'bfloat16': cells})
   with pytest.raises(
     ValueError, match='above the limits: simple_baseline, bfloat16: loss nan; mrh'
@@ -100,6 +100,7 @@ def test_errors_by_hand():
     'heatmaps': pytest.approx(0.5**0.5),
     'loss': 0.5,
     'gradient': 0.8,
+    'norm': pytest.approx(0.4),
     'moved keypoints': 0.5,
   }
 

@@ -16,15 +16,19 @@ from mrpose_jax import codecs
 from mrpose_jax.models import decoders
 from tests.helpers import golden_weights
 
-# Kind -> (dtype, precision) and the largest errors that count as agreement, see `errors_of`.
+# Kind -> (dtype, precision) and the largest errors that count as agreement, see `errors_of`. On a
+# CPU, simple_baseline with ResNet-50, width 32 and 128x96 in bfloat16 had the errors 0.007
+# (heatmaps) and 0.004 (loss), and no keypoint moved. The gradient of this step is ill-conditioned:
+# in float32, inputs whose last bits differ change it by 1.8 % there, and relative errors of 1e-5 by
+# 10 %. So in bfloat16 only its norm can be compared.
 KINDS = {
   'float32, highest': (
     ('float32', 'highest'),
-    {'heatmaps': 1e-4, 'loss': 1e-5, 'gradient': 1e-2, 'moved keypoints': 0.02},
+    {'heatmaps': 1e-4, 'loss': 2e-5, 'gradient': 0.1, 'norm': 0.01, 'moved keypoints': 0.02},
   ),
   'bfloat16': (
     ('bfloat16', 'default'),
-    {'heatmaps': 5e-2, 'loss': 2e-2, 'gradient': 0.5, 'moved keypoints': 0.3},
+    {'heatmaps': 5e-2, 'loss': 2e-2, 'norm': 0.3, 'moved keypoints': 0.1},
   ),
 }
 NETWORKS = tuple(decoders.DECODERS)
@@ -95,24 +99,21 @@ def outputs_of(model, sizes):
 
 
 def errors_of(outputs, reference) -> dict[str, float]:
-  """Relative errors of heatmaps, loss and gradient, and the fraction of keypoints that moved."""
+  """Relative errors of heatmaps, loss, gradient and its norm; fraction of keypoints that moved."""
   names = ('heatmaps', 'loss', 'gradient')
-  errors = {name: _relative(*pair) for name, *pair in zip(names, outputs, reference)}
+  vectors = [[_vector(tree) for tree in side] for side in (outputs[:3], reference[:3])]
+  errors = {
+    name: float(np.linalg.norm(a - b) / np.linalg.norm(b)) for name, a, b in zip(names, *vectors)
+  }
+  norm, reference_norm = (np.linalg.norm(side[2]) for side in vectors)
+  errors['norm'] = float(abs(norm / reference_norm - 1))
   distance = np.linalg.norm(np.asarray(outputs[3]) - np.asarray(reference[3]), axis=-1)
   return {**errors, 'moved keypoints': float((4 * distance > FAR).mean())}
 
 
-def _relative(tree, reference):
-  """L2 norm of the difference of two trees over that of the reference."""
-  pairs = [
-    (np.asarray(a, np.float64), np.asarray(b, np.float64))
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
-  ]
-  difference, norm = (
-    np.sqrt(sum(np.square(x).sum() for x in arrays))
-    for arrays in ([a - b for a, b in pairs], [b for _, b in pairs])
-  )
-  return float(difference / norm)
+def _vector(tree):
+  """All numbers of a tree, float64."""
+  return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
 
 
 def golden_variables(model):
