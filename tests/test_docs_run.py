@@ -71,6 +71,10 @@ def folder(tmp_path_factory):
   mice.write(folder / 'data/mine', {**sizes, 'train': 8, 'validation': 4})
   _write_mpii(folder / 'data/mpii')
   foreign_files.yolo(folder / 'data/yolo_mice')
+  places = np.random.default_rng(0).uniform(20, 70, (10, 1, 4, 2))
+  names = ('snout', 'leftear', 'rightear', 'tailbase')
+  people = {f'img{i}.png': points for i, points in enumerate(places)}
+  foreign_files.deeplabcut(folder / 'data/openfield', people, names, Task='openfield')
   mice.write(folder / 'data/ap10k', {'train': 8, 'val': 4})
   drawn = folder / 'runs/data/synthetic_people_images'
   for split in ('train', 'validation'):  # already drawn, so that the commands draw none
