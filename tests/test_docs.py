@@ -127,3 +127,11 @@ def test_fields_files_and_links_of_a_page(page):
 def test_what_is_not_there_is_noticed(command):
   with pytest.raises(Exception, match=r'.'):
     check(command)
+
+
+def test_every_page_is_in_the_sites_navigation():
+  """`make docs` refuses pages that are not; this test needs no mkdocs."""
+  navigation = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:\n')[2]
+  listed = re.findall(r'[\w-]+\.(?:md|ipynb)', navigation)
+  pages = [path.name for path in (ROOT / 'docs').iterdir() if path.suffix in ('.md', '.ipynb')]
+  assert sorted(listed) == sorted([*pages, 'index.md', 'changelog.md', 'contributing.md'])
