@@ -45,6 +45,7 @@ from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
 
 POLL_SECONDS = 0.002
+XLA_FLAGS = ''  # of the runs: one device, because the exact bits depend on how a batch is split
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -60,8 +61,9 @@ def data_dir() -> pathlib.Path:
 
 
 def environment() -> dict[str, str]:
-  """Variables of a run with one device, because the exact bits depend on how a batch is split."""
-  return {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
+  """Variables of a run, with those of this process, such as the address of the emulator."""
+  others = os.environ.get('PYTHONPATH', '')
+  return {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{others}', 'XLA_FLAGS': XLA_FLAGS}
 
 
 def command(workdir, epochs: float, *more: str) -> list[str]:

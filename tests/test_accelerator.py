@@ -143,9 +143,9 @@ def test_resuming(tmp_path, monkeypatch, same):
   finished = []
   monkeypatch.setattr(kill_runs, 'finish', lambda workdir, *_: finished.append(workdir.name))
   monkeypatch.setattr(kill_runs, 'start', lambda *_: Process())
-  monkeypatch.setattr(kill_runs, 'kill_in_a_save', lambda *_: True)
+  monkeypatch.setattr(kill_runs, 'wait_for_a_save', lambda *_: None)
   contents = iter(
-    [({'a': b'0', 'b': b'1'}, {1: 0.5}), ({'a': b'0', 'b': b'12'[: 2 - same]}, {1: 0.5})]
+    [({'a': b'0', 'b': b'1'}, {1: 0.5}, []), ({'a': b'0', 'b': b'12'[: 2 - same]}, {1: 0.5}, [])]
   )
   monkeypatch.setattr(kill_runs, 'contents', lambda workdir: next(contents))
   table = rows.Rows(tmp_path, 'resume')
@@ -168,8 +168,13 @@ def test_resuming(tmp_path, monkeypatch, same):
 class Process:
   """Stands for a process that was started."""
 
-  class stderr:
-    close = staticmethod(lambda: None)
+  def poll(self):
+    return None
+
+  def kill(self):
+    pass
+
+  communicate = kill
 
 
 def test_parts_that_fail_or_take_too_long_stop_no_other(tmp_path, capsys):

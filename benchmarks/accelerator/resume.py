@@ -23,9 +23,7 @@ SETTINGS = (
 def measure(table: rows.Rows):
   """Kills the tiny run of `kill_runs`; raises ValueError unless the bits are the same."""
   table.about(f'XLA_FLAGS={os.environ.get("XLA_FLAGS", "")} {" ".join(SETTINGS)}')
-  kill_runs.ENVIRONMENT['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '')
-  others = os.environ.get('PYTHONPATH', '')
-  kill_runs.ENVIRONMENT['PYTHONPATH'] = f'{kill_runs.ROOT}{os.pathsep}{others}'
+  kill_runs.XLA_FLAGS = os.environ.get('XLA_FLAGS', '')
   draw = random.Random(0)
   with tempfile.TemporaryDirectory() as scratch:
     whole, killed = pathlib.Path(scratch) / 'whole', pathlib.Path(scratch) / 'killed'
@@ -33,10 +31,13 @@ def measure(table: rows.Rows):
     kills = 0
     for _ in range(KILLS):
       process = kill_runs.start(killed, EPOCHS, *SETTINGS)
-      kills += kill_runs.kill_in_a_save(process, killed, draw)
-      process.stderr.close()
+      kill_runs.wait_for_a_save([process], killed, draw)
+      kills += process.poll() is None
+      process.kill()
+      process.communicate()
     kill_runs.finish(killed, EPOCHS, *SETTINGS)
-    (arrays, losses), (other_arrays, other_losses) = map(kill_runs.contents, (whole, killed))
+    arrays, losses, _ = kill_runs.contents(whole)
+    other_arrays, other_losses, _ = kill_runs.contents(killed)
   different = [name for name in arrays if arrays[name] != other_arrays.get(name)]
   table.add(
     f'{kills} kills in a save',
