@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
@@ -43,6 +44,7 @@ from mrpose_jax import paths
 from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.datasets.synthetic import synthetic_people
+from mrpose_jax.runtime import checkpoint
 
 POLL_SECONDS = 0.002
 XLA_FLAGS = ''  # of the runs: one device, because the exact bits depend on how a batch is split
@@ -133,11 +135,14 @@ def contents(workdir) -> tuple[dict[str, bytes], dict[int, float], list[dict]]:
   workdir = paths.parse(workdir)
   steps = [int(path.name) for path in (workdir / 'checkpoints').iterdir()]
   folder = workdir / 'checkpoints' / str(max(steps))
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever devices the run had
   arrays = {}
   for item in ('variables', 'ema', 'training'):
     if not (folder / item).is_dir():  # `ema` exists only with train.ema
       continue
-    tree = ocp.StandardCheckpointer().restore(folder / item)
+    checkpointer = ocp.StandardCheckpointer()
+    stored = checkpointer.metadata(folder / item).item_metadata.tree
+    tree = checkpointer.restore(folder / item, checkpoint.restore_target(stored, here))
     for path, leaf in ocp.tree.to_flat_dict(tree, sep='/').items():
       arrays[f'{item}/{path}'] = np.asarray(leaf).tobytes()
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
