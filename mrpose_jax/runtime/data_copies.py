@@ -23,8 +23,6 @@ import shutil
 import threading
 import urllib.parse
 
-from etils import epath
-
 from mrpose_jax import errors
 from mrpose_jax import paths
 from mrpose_jax.input_pipeline.host import prepared_data
@@ -65,16 +63,16 @@ def local_folder(name: str, data_dir):
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / _LOCK, source):
       folder = _copy(source, root)
-  except OSError as error:
+  except (OSError, errors.BucketError) as error:
     raise errors.DataError(
-      f'{source}: cannot be copied to {root} ({error.strerror or error}); give the command again, '
+      f'{source}: cannot be copied to {root} ({errors.brief(error)}); give the command again, '
       'which fetches only what is missing'
     ) from error
   parallel.wait_for_all('data')  # the machines of a run are not equally fast
   return folder
 
 
-def _copy(source: epath.Path, root: pathlib.Path) -> pathlib.Path:
+def _copy(source: paths.Path, root: pathlib.Path) -> pathlib.Path:
   """Makes the state of the bucket's data set, unless it is there, and marks it as read."""
   objects = _list(source)
   ids = {name: _digest(name, *about) for name, about in objects.items()}

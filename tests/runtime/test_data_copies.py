@@ -225,7 +225,7 @@ def test_what_cannot_be_copied(bucket, monkeypatch):
   config.data.update({'name': 'synthetic_people', 'data_dir': str(bucket)})
   with pytest.raises(errors.DataError, match='gcloud storage rsync -r FOLDER/synthetic_people gs:'):
     configuration.open_dataset(config)
-  with pytest.raises(errors.ConfigError, match='gs://no-such-bucket: cannot be reached'):
+  with pytest.raises(errors.ConfigError, match='gs://no-such-bucket: there is no such bucket'):
     data_copies.local_folder('coco', 'gs://no-such-bucket/prepared')
   monkeypatch.setenv('XDG_CACHE_HOME', 'relative')
   with pytest.raises(errors.ConfigError, match='set XDG_CACHE_HOME'):
