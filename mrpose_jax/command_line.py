@@ -20,8 +20,8 @@ from ml_collections import config_flags
 from mrpose_jax import errors
 from mrpose_jax import paths
 
-# Full disk, full quota, file size limit, and a file system that became read-only.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Full disk, full quota, file size limit, a file system that is read-only, and no permission.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 STDOUT = 1  # file descriptor
 READER_LEFT = 128 + signal.SIGPIPE  # exit code if nobody reads standard output any more
 _PACKAGE = pathlib.Path(__file__).parent

@@ -1,5 +1,6 @@
 """What commands do when nobody reads their output, or when it cannot be written."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -27,6 +28,17 @@ def main(arguments):
   read, write = os.pipe()
   os.close(read)
   os.write(write, b'x')
+
+command_line.run(main)
+"""
+
+
+CANNOT_WRITE = """
+import os
+from mrpose_jax import command_line
+
+def main(arguments):
+  raise OSError(int(arguments[0]), os.strerror(int(arguments[0])), 'run/eval')
 
 command_line.run(main)
 """
@@ -82,3 +94,11 @@ def test_a_full_disk_under_standard_output_is_one_line(argument):
     done = call(('main.py', argument, '--config=configs/coco.py'), full)
   assert done.returncode == 4
   assert done.stderr == 'CheckpointError: writing: No space left on device\n'
+
+
+@pytest.mark.parametrize(
+  ('number', 'words'), [(errno.EROFS, 'Read-only file system'), (errno.EACCES, 'Permission denied')]
+)
+def test_a_folder_that_cannot_be_written_is_one_line(number, words):
+  done = call(('-c', CANNOT_WRITE, str(number)), subprocess.DEVNULL)
+  assert (done.returncode, done.stderr) == (4, f'CheckpointError: run/eval: {words}\n')

@@ -1,6 +1,8 @@
 """Evaluation of imported weights, with detections, on test sets and on MPII."""
 
+import errno
 import json
+import os
 import zipfile
 
 import jax
@@ -14,6 +16,7 @@ from configs import custom
 from configs import mpii as mpii_config
 from mrpose_jax import errors
 from mrpose_jax import evaluate
+from mrpose_jax import paths
 from mrpose_jax import train
 from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.input_pipeline.host import prepared_data
@@ -120,6 +123,21 @@ def test_evaluations_with_other_settings_are_kept_apart(tmp_path, caplog):
     'ours, detected boxes, detections=boxes-2',
     'ours, flip_test=False,offset=none',
   ]
+
+
+def test_the_numbers_are_printed_before_a_read_only_workdir_ends_the_evaluation(
+  tmp_path, monkeypatch, capsys
+):
+  config = tiny_people.config()
+  importing.import_weights(config, random_weights(config, 17), tmp_path / 'run')
+
+  def read_only(folder):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+  monkeypatch.setattr(paths, 'staged', read_only)
+  with pytest.raises(OSError, match='Read-only file system'):
+    evaluate.evaluate(config, tmp_path / 'run')
+  assert f'| {config.model.network}, step 0 |' in capsys.readouterr().out
 
 
 def test_channel_order_follows_from_the_kind_of_file():
