@@ -188,10 +188,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, float]:
     ConfigError, DataError, CheckpointError: with one line that says what to do.
   """
   configuration.check(config)
-  number_types.settle(config, jax.devices()[0])
   workdir, step = checkpoint.locate(workdir)
   dataset = configuration.open_dataset(config)
   detections = read_detections(config, dataset)
+  number_types.settle(config, jax.devices()[0])
   mesh = parallel.data_mesh()
   target = training_step.abstract_variables(
     predict.model_of(config, dataset.skeleton.num_keypoints)

@@ -26,6 +26,7 @@ from mrpose_jax.input_pipeline.host import loader
 from mrpose_jax.input_pipeline.host import mixing
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import number_types
 from tests.helpers import tiny_people
 
 EARS = (('left_ear', 'earL'), ('right_ear', 'earR'))
@@ -264,6 +265,7 @@ def test_a_mix_that_stays_is_no_difference(mice_dir, whole, caplog):
   """JSON stores lists where the configuration has tuples."""
   config = config_of(mice_dir)
   stored = paths.read_json(whole[0] / 'config.json')
+  number_types.go_on(config, stored)
   assert configuration.differences(stored, config.to_dict()) == ['train.log_every was 1, is 2']
 
 

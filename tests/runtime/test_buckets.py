@@ -222,6 +222,8 @@ def test_a_run_that_lost_its_lock_stops_before_its_next_save(workdir, monkeypatc
 
   def interrupted(*arguments):
     predictions = predict_split(*arguments)
+    while not paths.is_committed(workdir / 'checkpoints' / '3'):  # the save that runs meanwhile
+      time.sleep(0.1)
     taken.append(take_over(workdir))
     left.append(objects(workdir))
     return predictions

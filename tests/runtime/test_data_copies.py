@@ -237,8 +237,8 @@ def test_training_and_evaluating_give_the_same_numbers(bucket, tmp_path):
   local_metrics = train.train_and_evaluate(config, tmp_path / 'local')
   config.data.data_dir = str(bucket)
   assert train.train_and_evaluate(config, tmp_path / 'copied') == local_metrics
-  arrays, losses = kill_runs.contents(tmp_path / 'local')
-  copied_arrays, copied_losses = kill_runs.contents(tmp_path / 'copied')
+  arrays, losses, _ = kill_runs.contents(tmp_path / 'local')
+  copied_arrays, copied_losses, _ = kill_runs.contents(tmp_path / 'copied')
   assert copied_arrays == arrays
   assert copied_losses == losses
   # The evaluation has the settings of the run, and therefore its folder.
