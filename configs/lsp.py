@@ -6,7 +6,8 @@
 
 LSPET in COCO's format; `python -m mrpose_jax.input_pipeline.convert` makes it of joints.mat.
 Arguments: recipe ('strong', or 'baseline', which is the paper's at this size), network, depth,
-width. docs/recipe.md has the results and what each part of the recipe brings.
+width. docs/recipe.md has the source of each part, and results of the baseline beside PyTorch.
+Outcome of 'strong': not measured yet.
 """
 
 from mrpose_jax import defaults
@@ -38,7 +39,8 @@ def get_config(argument=None):
     config.train.schedule = 'cosine'
     config.train.warmup_epochs = 0.5
     config.train.ema = 0.999
-    # With so few people, much of the paper's change of size costs more than it brings.
+    # In trials of four epochs (width 16, one seed), this range in the place of the paper's +-40 %
+    # lifted PCK@0.2 from 26.1 to 30.6.
     config.augment.scale_range = (0.85, 1.15)
     config.augment.rotation_probability = 0.6
     config.eval.scales = (0.85, 1.0, 1.2)
