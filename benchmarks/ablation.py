@@ -1,7 +1,7 @@
 """Measures what each part of the strong recipe brings, on the people of LSPET.
 
   python -m mrpose_jax.input_pipeline.prepare --dataset=coco --source=LSPET --train=train \
-      --validation=val --data_dir=runs/lsp_data --aspect=1 --scale=0.5 --shift=0.1 --half_body
+      --validation=val --data_dir=runs/lsp_data --aspect=1 --scale=0.5 --shift=0.15 --half_body
   python -m benchmarks.ablation --data_dir=runs/lsp_data --output=runs/ablation
 
 Every row of ROWS is a training run of the baseline (configs/lsp.py:recipe=baseline) with other
@@ -36,6 +36,9 @@ ROWS = {
   UDP: ('data.codec=udp',),
   'scale 0.5 to 1.5': ('augment.scale_range=(0.5,1.5)',),
   'scale 0.85 to 1.15': ('augment.scale_range=(0.85,1.15)',),
+  'scale 0.7 to 1.0, tested at 0.75, 0.85, 0.95': (
+    *('augment.scale_range=(0.7,1.0)', 'eval.scales=(0.75,0.85,0.95)'),
+  ),
   'rotation with probability 0.6': ('augment.rotation_probability=0.6',),
   'shift 0.1': ('augment.shift=0.1',),
   'half-body 0.3': ('augment.half_body=0.3',),
