@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mrpose_jax import tables
 
-TITLE = 'mrpose_jax beside the paper'
+TITLE = 'Evaluated runs of mrpose_jax'
 SOURCE = (
   'Tran, Nguyen, Kim: Simple Multi-Resolution Representation Learning for Human Pose Estimation '
   '(ICPR 2020).'
