@@ -37,6 +37,7 @@ SOURCES = {
   'mrpose_jax.report': ('mrpose_jax/report/__main__.py',),
   'benchmarks': ('benchmarks/__main__.py',),
   'benchmarks.kill_runs': ('benchmarks/kill_runs.py',),
+  'benchmarks.ablation': ('benchmarks/ablation.py',),
   'benchmarks.beside_torch': ('benchmarks/beside_torch.py', 'mrpose_jax/command_line.py'),
   'examples.masks': ('examples/masks.py', 'mrpose_jax/command_line.py'),
   'examples.mice': ('examples/mice.py',),
@@ -71,7 +72,7 @@ def check(command):
   assert program in SOURCES, command
   known = flags_of(program)
   for word in words:
-    if not word.startswith('--'):
+    if not word.startswith('--') or word == '--':
       continue
     name, _, value = word[2:].partition('=')
     if name.startswith('config.'):
