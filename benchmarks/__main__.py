@@ -53,7 +53,13 @@ def _run(names, scratch, output):
 
   output.mkdir(parents=True, exist_ok=True)
   prepare.prepare('synthetic_people', None, scratch)
-  versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'torch', 'numpy')}
+  # Not every part needs torch.
+  installed = importlib.metadata.packages_distributions()
+  versions = {
+    name: importlib.metadata.version(name)
+    for name in ('jax', 'flax', 'torch', 'numpy')
+    if name in installed
+  }
   figures = {
     'date': datetime.datetime.now().isoformat(timespec='minutes'),
     'machine': turns.machine(),
