@@ -26,9 +26,9 @@ def get_config(argument=None):
   # Half of the paper's, because the resolution is half.
   config.data.sigma = 1.0
   config.train.batch_size = 16
-  config.train.epochs = 12.0
-  config.train.drop_epochs = (9.0, 11.0)
-  config.train.evaluate_every = 4.0
+  config.train.epochs = 44.0
+  config.train.drop_epochs = (33.0, 40.0)
+  config.train.evaluate_every = 22.0
   config.train.log_every = 100
   config.eval.batch_size = 32
   config.eval.metrics = ('PCK@0.2', 'PCK@0.1', 'EPE')

@@ -6,6 +6,7 @@ code itself, where they lie beside the project.
 """
 
 import concurrent.futures
+import os
 
 import jax
 import numpy as np
@@ -48,7 +49,8 @@ def measure(table: rows.Rows):
   )
   sizes = table.sizes()
   exceeded = []
-  with concurrent.futures.ThreadPoolExecutor(5) as threads:  # so that they compile together
+  # With few cores not all compile at once, so that the first rows come early.
+  with concurrent.futures.ThreadPoolExecutor(min(5, os.cpu_count() or 1)) as threads:
     for network, found in zip(NETWORKS, threads.map(compare, NETWORKS, 5 * [sizes])):
       for kind, cells in found.items():
         _, limits = KINDS[kind]

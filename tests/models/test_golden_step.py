@@ -5,9 +5,8 @@ batches of two images, the gradients of batch norm's scales and biases are ill-c
 flips where a rounding error crosses zero. PyTorch's own float32 gradients differ by up to 0.7 %
 from a float64 computation of the same step, so these are compared to 1 %.
 
-The norm of the whole gradient depends on the order of summation, and so on the processor. When the
-images' last bits change, it varies by 2e-4 (standard deviation; at most 7e-4 in ten samples). So
-the test samples it several times and checks that PyTorch's norm could be one of the samples.
+The norm of the whole gradient varies with a standard deviation of 2e-4 to 4e-4, depending on the
+processor, when the images' last bits change. PyTorch's and ours are compared to five of these.
 """
 
 import json
@@ -47,8 +46,7 @@ def test_loss_gradients_and_statistics_of_one_step(network):
 
     return jax.value_and_grad(loss_of, has_aux=True)(variables['params'])
 
-  cpu_step = compilation.jit(step)
-  for program in (jax.jit(step), cpu_step):
+  for program in (jax.jit(step), compilation.jit(step)):
     (loss, batch_stats), gradients = program(variables, images)
     np.testing.assert_allclose(loss, expected['loss'], rtol=1e-5)
     names = mrpose_jax.export_torch_weights(
@@ -64,13 +62,5 @@ def test_loss_gradients_and_statistics_of_one_step(network):
       else:
         tolerance = 2e-3 if names[name].ndim == 4 else 1e-2
         np.testing.assert_allclose(norms[name], norm, rtol=tolerance, err_msg=name)
-
-  samples = [optax.tree.norm(gradients)]
-  for _ in range(7):
-    towards = r.choice(np.float32([-np.inf, np.inf]), images.shape)
-    _, gradients = cpu_step(variables, np.nextafter(images, towards))
-    samples.append(optax.tree.norm(gradients))
-  norm = np.linalg.norm(list(expected['grad_l2'].values()))
-  spread = np.std(samples, ddof=1)
-  assert spread < 4e-4 * norm
-  assert abs(np.mean(samples) - norm) < 4 * spread
+    norm = np.linalg.norm(list(expected['grad_l2'].values()))
+    np.testing.assert_allclose(optax.tree.norm(gradients), norm, rtol=2e-3)

@@ -88,7 +88,7 @@ def test_statistics_of_whole_groups_stay_on_their_device(groups):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_rematerialisation_is_the_same_function_and_keeps_less(network):
+def test_rematerialisation_is_the_same_function_and_keeps_less(network, softplus_networks):
   model, variables = model_and_variables(network)
   saving, same = model_and_variables(network, remat=True)
   assert jax.tree.structure(variables) == jax.tree.structure(same)
@@ -202,7 +202,7 @@ def make_step(accumulate, norm_groups=1):
   return step, state, batch
 
 
-def test_accumulated_parts_make_the_step_of_the_whole_batch():
+def test_accumulated_parts_make_the_step_of_the_whole_batch(softplus_networks):
   """Accumulating rows 0, 2, .. and 1, 3, .. equals one batch with these rows as two norm groups.
 
   Parts and groups have their own batch statistics, so loss and gradients agree. The running
