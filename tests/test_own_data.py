@@ -269,7 +269,7 @@ def test_all_images_in_one_folder(data_dir, tmp_path):
 def test_another_aspect(data_dir, tmp_path):
   config = config_of(data_dir)
   config.data.image_size = (64, 64)
-  with pytest.raises(errors.ConfigError, match='prepare again with --aspect=1 --overwrite'):
+  with pytest.raises(errors.ConfigError, match='prepare it again, .* --aspect=1 .* --overwrite'):
     configuration.open_dataset(config)
   sets = {'train': 'train', 'validation': 'validation'}
   prepare.prepare('coco', data_dir / 'source', tmp_path, **sets, aspect=1.0)
@@ -277,3 +277,31 @@ def test_another_aspect(data_dir, tmp_path):
   dataset = configuration.open_dataset(config)
   assert dataset.crops['aspect'] == 1
   assert dataset.category_ids == [3]
+
+
+def test_augmentation_matters_to_training_alone(data_dir):
+  """Evaluation reads whole images, however the training patches were cut."""
+  config = config_of(data_dir)
+  config.augment.shift = 0.3
+  dataset = configuration.open_dataset(config)
+  with pytest.raises(errors.ConfigError, match='cut for smaller crops .* --shift=0.3 --overwrite'):
+    configuration.open_mix(config, dataset)
+
+
+def test_small_patches_for_large_crops(data_dir, caplog):
+  config = config_of(data_dir)
+  dataset = configuration.open_dataset(config)
+  configuration.open_mix(config, dataset)
+  assert 'are blurred' not in caplog.text
+  config.data.image_size = (512, 384)
+  configuration.open_mix(config, dataset)
+  assert 'sides of 512 pixels at most, so crops of 512 x 384 are blurred; ' in caplog.text
+  assert '--canvas=896 --scale=0.4 --shift=0 --overwrite' in caplog.text
+
+
+def test_drawn_people_that_were_prepared_otherwise_stay(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(prepare, 'prepare', None)
+  shutil.copytree(data_dir / 'coco', tmp_path / 'synthetic_people')
+  config = config_of(tmp_path)
+  config.data.name = 'synthetic_people'
+  assert configuration.open_dataset(config).kind == 'synthetic_people'

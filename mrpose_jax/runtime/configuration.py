@@ -40,9 +40,6 @@ def check(config: ml_collections.ConfigDict):
     if not config.train[name] > 0:
       raise errors.ConfigError(f'train.{name}={config.train[name]}: must be positive')
   optimizers.check(config.train)
-  scales = config.eval.scales
-  if not scales or not all(isinstance(s, int | float) and 0.1 <= s <= 10 for s in scales):
-    raise errors.ConfigError(f'eval.scales={scales}: one or more factors are needed, 0.1 to 10')
   if config.train.profile_steps < 0:
     raise errors.ConfigError(f'train.profile_steps={config.train.profile_steps}: must be 0 or more')
   if config.model.channel_order not in ('rgb', 'bgr'):
@@ -52,6 +49,7 @@ def check(config: ml_collections.ConfigDict):
   try:
     augment.Augmentation(**config.augment)
     predict.codec_of(config)
+    predict.mean_scale(config)
   except ValueError as error:
     raise errors.ConfigError(str(error)) from error
   choice.check_names(config.eval)
@@ -75,8 +73,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
   """Opens the prepared data; synthetic_people, which need no source files, are drawn on first use.
 
   Raises:
-    ConfigError: the data were prepared for crops of another aspect or a smaller augment.scale, or
-      flip pairs or sigmas do not match the keypoints, or the chosen metrics do not exist for them.
+    ConfigError: the data were prepared for crops of another aspect, or flip pairs or sigmas do not
+      match the keypoints, or the chosen metrics do not exist for them.
   """
   dataset = _open(config, config.data.name, config.data.data_dir)
   try:
@@ -85,12 +83,6 @@ def open_dataset(config: ml_collections.ConfigDict) -> prepared_data.Dataset:
     raise errors.ConfigError(f'data.{error}') from error
   if not skeleton.flip_pairs:
     log.warning('%s: no flip pairs are known%s', dataset.folder, _without_pairs(config, skeleton))
-  lower = skeleton.lower_body()
-  if config.augment.half_body and len(set(lower)) < 2:
-    raise errors.ConfigError(
-      f'augment.half_body={config.augment.half_body}: {dataset.folder} has no keypoints of the '
-      f'{"upper" if all(lower) else "lower"} half of a body (by names such as hip, knee, ankle)'
-    )
   if not 0 <= config.train.hard_keypoints <= skeleton.num_keypoints:
     raise errors.ConfigError(
       f'train.hard_keypoints={config.train.hard_keypoints}: {config.data.name} has '
@@ -106,18 +98,20 @@ def open_mix(
 ) -> prepared_data.Dataset:
   """Returns the data set with the members of data.mix, which are then trained on in its place.
 
-  Logs the share of each member and its keypoints. Without data.mix, the data set stays as it is.
+  Checks that what is trained on suits the augmentation. Logs the share of each member and its
+  keypoints. Without data.mix, the data set stays as it is.
 
   Args:
     config: the configuration.
     dataset: from `open_dataset`; names the keypoints.
 
   Raises:
-    ConfigError: data.mix or data.synonyms are malformed, or a member was prepared for other crops
-      or has none of the keypoints.
+    ConfigError: data.mix or data.synonyms are malformed, or data were prepared for smaller crops
+      than augment.* asks for, or a member was prepared for other crops or has none of the keypoints.
     DataError: a member is not prepared, or has no split train.
   """
   mix = tuple(_open_member(config, dataset, entry) for entry in config.data.mix)
+  _check_augmentation(config, dataset.skeleton, [member.dataset for member in mix] or [dataset])
   if not mix:
     return dataset
   folders = [member.dataset.folder.resolve() for member in mix]
@@ -165,38 +159,70 @@ def _open_member(config, dataset, entry):
 
 
 def _open(config, name, data_dir):
-  """Opens a data set whose patches suit the configuration's crops."""
+  """Opens a data set whose patches have the shape of the configuration's crops."""
   if name == 'synthetic_people' and not paths.in_bucket(data_dir):
-    from mrpose_jax.input_pipeline import prepare  # inside, because it imports TFDS
+    folder = paths.parse_local(data_dir, '--data_dir') / name
+    if not prepared_data.newest(path.name for path in folder.glob('*')):
+      from mrpose_jax.input_pipeline import prepare  # inside, because it imports TFDS
 
-    log.info('%s', prepare.prepare(name, None, data_dir))
+      log.info('%s', prepare.prepare(name, None, data_dir))
   dataset = prepared_data.open_dataset(name, data_copies.local_folder(name, data_dir))
   height, width = config.data.image_size
   if not math.isclose(width / height, dataset.crops['aspect'], rel_tol=1e-3):
     raise errors.ConfigError(
       f'data.image_size={height, width}: {name} in {data_dir} was prepared for width / height = '
-      f'{dataset.crops["aspect"]:g}; choose a size with this ratio, or prepare again '
-      f'with --aspect={width / height:g} --overwrite'
+      f'{dataset.crops["aspect"]:g}; choose a size with this ratio, or '
+      f'{_prepare_again(dataset, aspect=width / height)}'
     )
-  _check_reach(augment.Augmentation(**config.augment), dataset)
   return dataset
 
 
-def _check_reach(augmentation: augment.Augmentation, dataset: prepared_data.Dataset):
-  """Raises ConfigError if training crops can show more than the prepared patches hold."""
+def _check_augmentation(config, skeleton, trained: list[prepared_data.Dataset]):
+  """Raises ConfigError if training crops can show more than the prepared patches hold.
+
+  Also if there are to be crops of half of a body, and the skeleton has no two halves. Warns if
+  patches have fewer pixels than crops.
+  """
+  augmentation = augment.Augmentation(**config.augment)
   needed = {
     'scale': augmentation.largest_scale,
     'shift': augmentation.shift,
     'half_body': float(augmentation.half_body > 0),
   }
-  if any(value > dataset.crops[name] + 1e-6 for name, value in needed.items()):
-    cut_for = {name: max(value, dataset.crops[name]) for name, value in needed.items()}
+  for dataset in trained:
+    has = {name: dataset.crops[name] for name in needed}
+    if any(needed[name] > has[name] + 1e-6 for name in needed):
+      larger = {name: max(needed[name], has[name]) for name in needed}
+      raise errors.ConfigError(
+        f'{dataset.folder}: its patches were cut for smaller crops than augment.* asks for '
+        f'({", ".join(f"{name} {value:g}" for name, value in has.items())}); '
+        f'{_prepare_again(dataset, **larger)}'
+      )
+    canvas = math.hypot(*config.data.image_size) * (1 + has['scale'])
+    if dataset.crops['canvas'] < canvas:
+      log.warning(
+        '%s: its patches have sides of %d pixels at most, so crops of %d x %d are blurred; %s',
+        *(dataset.folder, dataset.crops['canvas'], *config.data.image_size),
+        _prepare_again(dataset, canvas=64 * math.ceil(canvas / 64)),
+      )
+  lower = skeleton.lower_body()
+  if augmentation.half_body and len(set(lower)) < 2:
     raise errors.ConfigError(
-      f'{dataset.folder}: its patches were cut for smaller crops than augment.* asks for '
-      f'({", ".join(f"{name} {dataset.crops[name]:g}" for name in needed)}); prepare it again with '
-      f'--scale={cut_for["scale"]:g} --shift={cut_for["shift"]:g}'
-      f'{" --half_body" * (cut_for["half_body"] > 0)} --overwrite'
+      f'augment.half_body={augmentation.half_body}: {config.data.name} has no keypoints of the '
+      f'{"upper" if all(lower) else "lower"} half of a body (by names such as hip, knee, ankle)'
     )
+
+
+def _prepare_again(dataset, **changed) -> str:
+  """The command that prepares a data set for crops with some settings changed."""
+  crops = dataset.crops | changed
+  settings = [f'--{name}={crops[name]:.6g}' for name in ('aspect', 'canvas', 'scale', 'shift')]
+  settings += ['--half_body'] * bool(crops['half_body'])
+  return (
+    'prepare it again, with the --source, sets and categories of before: '
+    f'python -m mrpose_jax.input_pipeline.prepare --dataset={dataset.folder.parent.name} '
+    f'--data_dir={dataset.folder.parents[1]} {" ".join(settings)} --overwrite'
+  )
 
 
 def _log_mix(dataset):
