@@ -68,7 +68,7 @@ def match(kept, dataset) -> Matches:
     dataset: from `prepared_data.open_dataset`.
   """
   people = dataset.people
-  rows = rows_of_people(kept, people)
+  rows = rows_of_people(kept, dataset)
   n = np.flatnonzero(rows >= 0)
   return Matches(
     *(people.records[n], people.person_ids[n], people.boxes[n]),
@@ -77,23 +77,28 @@ def match(kept, dataset) -> Matches:
   )
 
 
-def rows_of_people(predictions, people: prepared_data.People) -> np.ndarray:
+def rows_of_people(predictions, dataset: prepared_data.Dataset) -> np.ndarray:
   """[P] row of the prediction for each annotated person; -1 for people without one.
 
-  This is the prediction made in the person's annotated box; with detected boxes, the one whose
-  keypoints are nearest.
+  This is the prediction made in the person's annotated box; with detected boxes, the one of the
+  person's category whose keypoints are nearest.
 
   Args:
-    predictions: {'image_ids' [N], 'person_ids' [N], -1 for a detection, 'keypoints' [N, K, 3]}.
-    people: from `prepared_data.Dataset`.
+    predictions: {'image_ids' [N], 'person_ids' [N], -1 for a detection, 'keypoints' [N, K, 3],
+      'category_ids' [N]}.
+    dataset: from `prepared_data.open_dataset`.
   """
+  people = dataset.people
+  categories = dataset.categories_of(people.person_ids)
   rows_of = {}
   for row, image_id in enumerate(predictions['image_ids'].tolist()):
     rows_of.setdefault(image_id, []).append(row)
   found = np.full(len(people.person_ids), -1)
   for n, image_id in enumerate(people.image_ids.tolist()):
     rows = np.array(rows_of.get(image_id, []), int)
-    candidates = rows[np.isin(predictions['person_ids'][rows], (people.person_ids[n], -1))]
+    person_ids, category_ids = (predictions[name][rows] for name in ('person_ids', 'category_ids'))
+    detected = (person_ids == -1) & (category_ids == categories[n])
+    candidates = rows[(person_ids == people.person_ids[n]) | detected]
     if len(candidates):
       offset = predictions['keypoints'][candidates, :, :2] - people.keypoints[n]
       distances = np.linalg.norm(offset, axis=-1)  # [M, K]

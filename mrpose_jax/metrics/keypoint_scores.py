@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
 def pair(predictions, dataset) -> Pairs:
   """Pairs every annotated person with the prediction of `error_analysis.rows_of_people`."""
   people = dataset.people
-  rows = error_analysis.rows_of_people(predictions, people)
+  rows = error_analysis.rows_of_people(predictions, dataset)
   found = rows >= 0
   predicted = np.full(people.keypoints.shape, np.nan)
   predicted[found] = predictions['keypoints'][rows[found], :, :2]
@@ -104,11 +104,11 @@ def _table(metric, pairs, dataset):
     counted = (pairs.visible > 0) & pairs.found[:, None]
     table = endpoint_error.epe(pairs.predicted, pairs.truth, counted)
   else:
-    length = np.sqrt(pairs.sizes.prod(-1))
-    if metric.length != 'box':
-      _, _, length, _ = _compared(metric.length, pairs, dataset)[0]
-    counted = (pairs.visible > 0) & pairs.found[:, None] & (length > 0)[:, None]
-    table = endpoint_error.nme(pairs.predicted, pairs.truth, length, counted)
+    (predicted, truth, length, _), counted = _compared(metric.length, pairs, dataset)
+    if metric.length == 'box':
+      length = np.sqrt(pairs.sizes.prod(-1))
+    counted = counted & pairs.found[:, None] & (length > 0)[:, None]
+    table = endpoint_error.nme(predicted, truth, length, counted)
   return {
     'length': metric.length,
     'Mean': _finite([table['Mean']])[0],

@@ -26,7 +26,11 @@ class Dataset:
   """A data set; each of its images is a list of (person id, keypoints, visible)."""
 
   images: list
+  categories: dict = dataclasses.field(default_factory=dict)  # of people; 1 by default
   skeleton = ARM
+
+  def categories_of(self, person_ids):
+    return [self.categories.get(int(person_id), 1) for person_id in person_ids]
 
   @property
   def people(self):
@@ -60,6 +64,7 @@ def kept(*rows):
   return {
     'image_ids': np.array(image_ids),
     'person_ids': np.array(person_ids),
+    'category_ids': np.ones(len(person_ids), int),
     'keypoints': np.concatenate([keypoints, scores], -1),
   }
 
@@ -76,6 +81,16 @@ def test_people_are_matched_by_their_boxes_or_by_what_is_nearest():
   found = error_analysis.match(kept((10, -1, TRUTH + 6), (10, -1, TRUTH), (12, -1, TRUTH)), dataset)
   assert found.person_ids.tolist() == [1, 2, 3]
   assert found.predicted[:, 0, 0].tolist() == [50, 56, 50]
+
+
+def test_a_detection_is_matched_to_an_annotation_of_its_own_category():
+  dataset = Dataset([[(1, TRUTH, [1, 1, 1]), (2, TRUTH, [1, 1, 1])]], categories={2: 5})
+  predictions = kept((10, -1, TRUTH + 1), (10, -1, TRUTH + 9))
+  assert error_analysis.match(predictions, dataset).person_ids.tolist() == [1]
+  predictions['category_ids'] = np.array([5, 1])
+  found = error_analysis.match(predictions, dataset)
+  assert found.person_ids.tolist() == [1, 2]
+  assert found.predicted[:, 0, 0].tolist() == [59, 51]
 
 
 def test_distances_by_hand():

@@ -33,6 +33,9 @@ class Dataset(NamedTuple):
   def image_set(self, split):
     return 'valid'
 
+  def categories_of(self, person_ids):
+    return [1] * len(person_ids)
+
 
 @functools.cache
 def drawn(k=4):
@@ -54,6 +57,7 @@ def drawn(k=4):
   predictions = {
     'image_ids': people.image_ids[order],
     'person_ids': people.person_ids[order],
+    'category_ids': np.ones(PEOPLE, int),
     'keypoints': keypoints[order],
   }
   return people, predictions, keypoints
@@ -136,6 +140,7 @@ def test_lspet_by_its_own_definition():
   predictions = {
     'image_ids': people.image_ids,
     'person_ids': people.person_ids,
+    'category_ids': np.ones_like(people.person_ids),
     'keypoints': np.concatenate([points, np.ones((*points.shape[:2], 1))], -1),
   }
   content = compute((), Dataset(people, skeleton), predictions)
@@ -216,6 +221,10 @@ def test_pckh_of_mpii_is_the_benchmarks(tmp_path):
   assert 5 < table['Mean'] < 95
   assert values['PCKh@0.5'] == table['Mean']
   assert values['PCKh@0.1'] == table['Mean@0.1']
+  tables = compute(('PCKh@0.5', 'NME:head'), dataset, predictions)['metrics']
+  counted = tables['NME:head']['counted']
+  assert counted == tables['PCKh@0.5']['counted']
+  assert [counted[skeletons.MPII.keypoints.index(name)] for name in ('pelvis', 'thorax')] == [0, 0]
   variables = scipy.io.loadmat(path)
   names = ('jnt_missing', 'pos_gt_src', 'headboxes_src')
   fewer = {name: variables[name][..., :-1] for name in names}
