@@ -5,7 +5,7 @@
 train.png shows the first 32 crops (--num) of a training run with this configuration, exactly as its
 steps make them, with their keypoints; beside each crop is the sum of its target heatmaps. In a mix
 of data sets, the caption ends with the folder and name of the person's data set. validation.png
-shows the crops of an evaluation, with the annotated keypoints where they exist. Left limbs are blue
+shows the crops of an evaluation (of the mean of `eval.scales`), with the annotated keypoints where they exist. Left limbs are blue
 and right limbs are red, whether or not the crop is mirrored.
 
 mirrored.png shows each of the first training crops beside its mirrored twin, with the names of the
@@ -134,22 +134,26 @@ def mirrored_cells(dataset, config):
 def validation_cells(dataset, config):
   """Yields (crop, caption) for each box."""
   codec, order = predict.codec_of(config), config.model.channel_order
+  scale = predict.mean_scale(config)
   detections = None
   if config.eval.detections:
     detections = detection_files.read(
       *(config.eval.detections, config.eval.detection_threshold),
       *(dataset.category_ids, dataset.image_ids),
     )
-  crop_people = jax.jit(
-    lambda batch: augment.crop_people(batch, None, codec, dataset.skeleton, order)[0]
-  )
+
+  @jax.jit
+  def crop_people(batch):
+    batch = batch._replace(size=scale * batch.size)
+    return augment.crop_people(batch, None, codec, dataset.skeleton, order)[0]
+
   labels = _Labels(dataset)
   batches = loader.evaluation_batches(
-    dataset, config.eval.batch_size, config.eval.canvas, detections
+    dataset, config.eval.batch_size, config.eval.canvas, detections, scale=scale
   )
   for batch, rows in transfer.to_device(batches):
     crops = augment.to_pixels(jax.device_get(crop_people(batch)), order)
-    matrices = codec.region_to_crop(rows.center, rows.size)
+    matrices = codec.region_to_crop(rows.center, scale * rows.size)
     for n, (image_id, person_id) in enumerate(zip(rows.image_ids, rows.person_ids)):
       keypoints, visible = labels.of(int(person_id))
       points = geometry.transform(matrices[n], keypoints)

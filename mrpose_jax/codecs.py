@@ -18,6 +18,7 @@ from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.device import warp
 
 OFFSETS = ('quarter', 'dark', 'none')
+FARTHEST_STEP = 2.0  # heatmap pixels, of the Taylor step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,11 @@ class Codec:
     return flip_heatmaps(heatmaps, flip_pairs)
 
   def rescale(self, heatmaps: jax.Array, scale: float) -> jax.Array:
-    """Brings heatmaps [N, H, W, K] of regions of `scale` times the size to those of the regions."""
+    """Brings heatmaps [N, H, W, K] of regions of `scale` times the size to those of the regions.
+
+    Pixels outside the larger regions are zero. Heatmaps of several scales can then be averaged, as
+    HigherHRNet does (Cheng et al., CVPR 2020).
+    """
     height, width = self.heatmap_extent
     shift = 0.5 * (1.0 - scale) * np.array([width, height])
     matrix = np.concatenate([scale * np.eye(2), shift[:, None]], 1, dtype=np.float32)
@@ -225,7 +230,8 @@ def _taylor_offset(heatmaps, x, y):
   """-H^-1 g of the log-heatmaps at the peaks [..., K], equation 7 of DARK: [..., K, 2].
 
   The gradient g and the Hessian H are central differences, which are exact for a Gaussian. Peaks on
-  the border, and those where the Hessian has no maximum, stay.
+  the border, and those where the Hessian has no maximum, stay. No peak moves by more than
+  FARTHEST_STEP along an axis: where a heatmap is nearly flat, H is a rounding error.
   """
   height, width, _ = heatmaps.shape[-3:]
   value = _values_around(jnp.log(jnp.maximum(heatmaps, 1e-10)), x, y)
@@ -239,7 +245,8 @@ def _taylor_offset(heatmaps, x, y):
   has_maximum = inside & (h_xx < 0) & (determinant > 0)
   determinant = jnp.where(has_maximum, determinant, 1.0)
   offset = jnp.stack([h_xy * g_y - h_yy * g_x, h_xy * g_x - h_xx * g_y], -1)
-  return jnp.where(has_maximum[..., None], offset / determinant[..., None], 0.0)
+  offset = jnp.clip(offset / determinant[..., None], -FARTHEST_STEP, FARTHEST_STEP)
+  return jnp.where(has_maximum[..., None], offset, 0.0)
 
 
 def _smooth(heatmaps, sigma):

@@ -52,6 +52,18 @@ def codec_of(config: ml_collections.ConfigDict) -> codecs.Codec:
   )
 
 
+def mean_scale(config: ml_collections.ConfigDict) -> float:
+  """Factor on the size of a region that its heatmaps show: the mean of `eval.scales`.
+
+  Raises:
+    ValueError: there is no scale, or one is not within 0.1 to 10.
+  """
+  scales = tuple(config.eval.scales)
+  if not scales or not all(isinstance(s, int | float) and 0.1 <= s <= 10 for s in scales):
+    raise ValueError(f'eval.scales={scales}: one or more factors are needed, 0.1 to 10')
+  return sum(scales) / len(scales)
+
+
 def make_predict_heatmaps(
   config: ml_collections.ConfigDict, skeleton: skeletons.Skeleton
 ) -> Callable[[dict, batching.PersonBatch], tuple[jax.Array, jax.Array]]:
@@ -59,12 +71,13 @@ def make_predict_heatmaps(
 
   The inputs are the normalised crops [N, H, W, 3]. The heatmaps are [N, h, w, K]; with the flip
   test they are the mean over the crops and their mirror images, and with several `eval.scales` the
-  mean over these.
+  mean over these. Both show the regions times `mean_scale`.
   """
   crop, to_heatmaps, _ = _parts(config, skeleton)
 
   def predict_heatmaps(variables, batch):
-    return crop(batch), to_heatmaps(variables, lambda scale: crop(batch, scale))
+    inputs = crop(batch, mean_scale(config))
+    return inputs, to_heatmaps(variables, lambda scale: crop(batch, scale))
 
   return predict_heatmaps
 
@@ -144,10 +157,10 @@ def _parts(config, skeleton):
   """
   model, codec = model_of(config, skeleton.num_keypoints), codec_of(config)
   flip_test = skeleton.mirroring(config.eval.flip_test, True)
-  scales = tuple(config.eval.scales)
+  scales, shown = tuple(config.eval.scales), mean_scale(config)
   channel_order = config.model.channel_order
 
-  def crop(batch, scale=1.0):
+  def crop(batch, scale):
     batch = batch._replace(size=batch.size * scale) if scale != 1 else batch
     return augment.crop_people(batch, None, codec, skeleton, channel_order)[0]
 
@@ -162,14 +175,18 @@ def _parts(config, skeleton):
     return 0.5 * (heatmaps[:, 0] + mirrored)
 
   def to_heatmaps(variables, crop_at):
-    if scales == (1.0,):
-      return predict_heatmaps(variables, crop_at(1.0))
-    heatmaps = [codec.rescale(predict_heatmaps(variables, crop_at(s)), s) for s in scales]
-    return sum(heatmaps) / len(scales)
+    if len(scales) == 1:
+      return predict_heatmaps(variables, crop_at(shown))
+    total = seen = 0.0  # `seen` counts the crops that show a pixel
+    for scale in scales:
+      heatmaps = predict_heatmaps(variables, crop_at(scale))
+      total += codec.rescale(heatmaps, scale / shown)
+      seen += codec.rescale(jnp.ones((1, *codec.heatmap_size, 1)), scale / shown)
+    return total / jnp.maximum(seen, 1e-6)
 
   def to_people(heatmaps, center, size):
     points, scores = codec.decode(heatmaps)
-    points = codec.heatmap_to_image(points, center, size)
+    points = codec.heatmap_to_image(points, center, shown * size)
     return jnp.concatenate([points, scores[..., None]], -1)
 
   return crop, to_heatmaps, to_people

@@ -75,6 +75,8 @@ class Predictor:
     image_size: tuple[int, int] = (256, 192),
     channel_order: str = 'rgb',
     padding: float = 1.25,
+    codec: str = 'paper',
+    sigma: float = 2.0,
     flip_test: bool | None = None,
     offset: str | None = None,
     batch_size: int | None = None,
@@ -88,11 +90,13 @@ class Predictor:
       image_size: (height, width) of the network's input in pixels, multiples of 32.
       channel_order: 'rgb' or 'bgr', the order that the network was trained with.
       padding: factor on the sides of boxes that the network was trained with.
+      codec, sigma: of the heatmaps that the network was trained with, see `mrpose_jax.codecs`.
       flip_test, offset, batch_size: replace the defaults of `config.eval`.
 
     Raises:
       ValueError: the skeleton has another number of keypoints than the network, the batch size is
         below 1, or the channel order or the offset is unknown.
+      ConfigError: the codec is unknown.
     """
     if skeleton.num_keypoints != model.num_keypoints:
       raise ValueError(
@@ -104,7 +108,7 @@ class Predictor:
     fields = {name: getattr(model, name) for name in config.model if hasattr(model, name)}
     fields |= {'dtype': jnp.dtype(model.dtype).name, 'channel_order': channel_order}
     config.model.update(fields)
-    config.data.image_size = tuple(image_size)
+    config.data.update(image_size=tuple(image_size), codec=codec, sigma=sigma)
     _set(config.eval, flip_test=flip_test, offset=offset, batch_size=batch_size)
     height, width = image_size
     return cls(variables, config, skeleton, width / height, padding, step=0)
@@ -176,6 +180,8 @@ class Predictor:
     self, image: ImageLike, box: np.ndarray, exif: bool = True
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the crop of one person and its heatmaps, flip test included.
+
+    Both show the box's region times the mean of `eval.scales`.
 
     Args:
       image, exif: see `__call__`.
@@ -252,7 +258,7 @@ def load_predictor(
   Raises:
     CheckpointError: there is no usable checkpoint.
     ConfigError: an unknown dtype.
-    ValueError: the offset is unknown, or the batch size is below 1.
+    ValueError: the offset is unknown, the batch size is below 1, or a scale is not 0.1 to 10.
 
   >>> predictor = load_predictor('runs/quickstart', flip_test=False, batch_size=16)
   >>> predictor.skeleton.keypoints[0]

@@ -260,3 +260,13 @@ def test_rescaled_heatmaps_agree(codec_class, scale):
   found, _ = codec.decode(codec.rescale(heatmaps, scale))
   expected, _ = codec.decode(codec.encode(points, np.ones((1, 2)))[0])
   np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_the_taylor_step_is_limited_on_flat_heatmaps():
+  """There the second derivatives are rounding errors, and a quotient can be any number."""
+  r = np.random.default_rng(0)
+  codec = codecs.DarkCodec((256, 192), (64, 48))
+  heatmaps = 1 + 1e-4 * r.uniform(0, 1, (8, 64, 48, 17)).astype(np.float32)
+  peaks, _ = dataclasses.replace(codec, offset='none').decode(heatmaps)
+  moved = np.abs(codec.decode(heatmaps)[0] - peaks)
+  assert moved.max() == codecs.FARTHEST_STEP

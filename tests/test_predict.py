@@ -7,9 +7,13 @@ from jax import sharding
 from PIL import Image
 
 import mrpose_jax
+from mrpose_jax import codecs
+from mrpose_jax import defaults
 from mrpose_jax import errors
+from mrpose_jax import predict
 from mrpose_jax import predictors
 from mrpose_jax import skeletons
+from mrpose_jax.input_pipeline.device import augment
 from tests.helpers import tiny_run
 
 BOXES = np.array([[5, 5, 50, 80], [60, 20, 40, 40], [100, 0, 50, 90]], np.float32)
@@ -83,6 +87,9 @@ def test_without_a_workdir(predictor):
     mrpose_jax.Predictor.from_variables(model, variables, skeletons.MPII)
   with pytest.raises(ValueError, match="channel_order 'BGR': use 'rgb' or 'bgr'"):
     mrpose_jax.Predictor.from_variables(model, variables, skeletons.COCO, channel_order='BGR')
+  fields = {'codec': 'udp', 'sigma': 3.0}
+  udp = mrpose_jax.Predictor.from_variables(model, variables, skeletons.COCO, **fields)
+  assert predict.codec_of(udp.config) == codecs.UdpCodec((256, 192), (64, 48), 3.0)
 
 
 def test_another_device_and_type(workdir, predictor):
@@ -205,6 +212,31 @@ def test_predict_fn_in_shard_map(predictor, batch):
   people = jax.jit(mapped)(variables, images, boxes)
   assert people.sharding.spec[0] == 'data'
   np.testing.assert_allclose(people, expected, atol=1e-4)
+
+
+class _Colours:
+  """A network whose heatmaps are the red and green of every fourth pixel of its input."""
+
+  def apply(self, variables, inputs, train):
+    return (inputs * augment.STD + augment.MEAN)[:, ::4, ::4, :2]
+
+
+@pytest.mark.parametrize('scales', [(1.0,), (0.5,), (0.75, 0.85, 0.95), (0.85, 1.0, 1.2)])
+def test_several_scales_find_the_same_points(monkeypatch, scales):
+  """The second point lies outside the crop of the smallest scale, which therefore has no say."""
+  monkeypatch.setattr(predict, 'model_of', lambda config, num_keypoints: _Colours())
+  config = defaults.get_config()
+  config.data.update(image_size=(256, 256), codec='dark', sigma=1.0)
+  config.eval.update(scales=scales, flip_test=False)
+  skeleton = skeletons.Skeleton('two', ('a', 'b'), (), ())
+  points = np.array([[90.3, 108.7], [100 + 0.41 * 160 * min(max(scales), 0.97), 92.2]])
+  distance = np.stack(np.meshgrid(np.arange(200), np.arange(200)), -1)[..., None, :] - points
+  image = 255 * np.exp(-np.square(distance).sum(-1) / (2 * 6.0**2))
+  image = np.concatenate([image, 0 * image[..., :1]], -1).round().astype(np.uint8)
+  predict_fn = jax.jit(predict.make_predict_fn(config, skeleton, aspect=1.0, padding=1.0))
+  [[people]] = predict_fn({}, image[None], np.array([[[20.0, 20, 160, 160]]]))
+  np.testing.assert_allclose(people[:, :2], points, atol=0.7)
+  np.testing.assert_allclose(people[:, 2], 1, atol=0.15)
 
 
 def test_coco_rows():

@@ -93,7 +93,9 @@ def _metadata(predictor, codec) -> dict[str, str]:
     'keypoints': predictor.skeleton.keypoints,
     'skeleton': dataclasses.asdict(predictor.skeleton),
     'codec': {'name': type(codec).__name__} | dataclasses.asdict(codec),
-    'crops': predictor.crops | {'extent': codec.crop_extent},
+    'crops': predictor.crops
+    | {'padding': predictor.crops['padding'] * predict.mean_scale(predictor.config)}
+    | {'extent': codec.crop_extent},
     'input': 'uint8 [N, height, width, 3] RGB; normalisation is inside',
     'mean': (255 * augment.MEAN).tolist(),
     'std': (255 * augment.STD).tolist(),
@@ -198,5 +200,7 @@ def _taylor_offset(graph, heatmaps, peak, pixel, codec):
   has_maximum = graph.add('And', has_maximum, inside)
   determinant = graph.add('Where', has_maximum, determinant, np.float32([1]))
   step = graph.add('Concat', minus(h_xy, g_y, h_yy, g_x), minus(h_xy, g_x, h_xx, g_y), axis=-1)
-  step = graph.add('Div', step, determinant, name='step')
+  step = graph.add('Div', step, determinant)
+  limits = (np.array(sign * codecs.FARTHEST_STEP, np.float32) for sign in (-1, 1))
+  step = graph.add('Clip', step, *limits, name='step')
   return graph.add('Where', has_maximum, step, np.float32([0]))
