@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from benchmarks import kill_runs
+from examples import mice
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import train
+from mrpose_jax.input_pipeline import prepare
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import metric_writer
@@ -25,8 +27,16 @@ from tests.runtime import test_checkpoint
 
 
 def test_killed_five_times_it_ends_with_the_same_bits(tmp_path, capsys):
-  """The short form of `python -m benchmarks.kill_runs --kills=50`."""
-  kill_runs.run(tmp_path, kills=5, epochs=30.0, seed=0)
+  """The short form of `python -m benchmarks.kill_runs --kills=50`, with two data sets.
+
+  The run also keeps a moving average.
+  """
+  source, sets = tmp_path / 'source', {'train': 'train', 'validation': 'validation'}
+  mice.write(source, {'train': 8, 'validation': 2})
+  prepare.prepare('coco', source, tmp_path / 'mice', **sets, canvas=200)
+  mix = (('coco', str(kill_runs.data_dir()), 3), ('coco', str(tmp_path / 'mice'), 1))
+  settings = ('--config.train.ema=0.9', f'--config.data.mix={mix}')
+  kill_runs.run(tmp_path / 'runs', 5, 18.0, 0, *settings)
   assert 'equal those of an uninterrupted run, bit for bit' in capsys.readouterr().out
 
 
