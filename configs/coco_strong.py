@@ -46,7 +46,6 @@ def get_config(argument=None):
   config.train.learning_rate = 2e-3
   config.train.schedule = 'cosine'
   config.train.warmup_epochs = 2.0
-  config.train.gradient_clip = 1.0
   config.train.ema = 0.999
   config.train.epochs = 210.0
   config.train.evaluate_every = 10.0

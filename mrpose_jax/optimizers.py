@@ -82,8 +82,8 @@ def adam(schedule: optax.Schedule, gradient_clip: float = 0.0) -> optax.Gradient
 
   Args:
     schedule: step -> learning rate.
-    gradient_clip: largest global norm of the gradient, to which larger ones are scaled down; 0 for
-      no limit.
+    gradient_clip: largest global norm of the gradient, to which larger ones are scaled down
+      (Pascanu et al., ICML 2013); 0 for no limit.
   """
   return _clip(optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8), gradient_clip)
 

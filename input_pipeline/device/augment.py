@@ -46,6 +46,7 @@ class Augmentation:
     scale_range: (smallest, largest) factor on the region's size, drawn uniformly in the place of
       `scale`; () for none. MMPose uses (0.5, 1.5), RTMPose (0.6, 1.4).
     shift: the region's centre moves by up to this fraction of the region's size along each axis.
+      MMPose moves it by up to 0.16 with probability 0.3; here every crop is moved.
     half_body: probability that only the upper or lower half of a person with more than half of its
       keypoints labelled is cropped (Wang et al. 2018, COCO keypoint challenge).
     brightness, contrast, saturation, hue: see `photometric.draw`.
@@ -78,8 +79,11 @@ class Augmentation:
     for name, limit in limits.items():
       if not 0 <= getattr(self, name) <= limit:
         raise ValueError(f'augment.{name}={getattr(self, name)}: must be 0 to {limit}')
+    if self.scale == 1:
+      raise ValueError('augment.scale=1: must be below 1, or some crops have no size')
     bounds = self.scale_range
-    if bounds and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1]):
+    are_numbers = all(isinstance(bound, int | float) for bound in bounds)
+    if bounds and not (are_numbers and len(bounds) == 2 and 0 < bounds[0] <= bounds[1]):
       raise ValueError(f'augment.scale_range={bounds}: give (smallest, largest), above 0, or ()')
     if bounds and self.draw != 'uniform':
       raise ValueError("augment.scale_range: is drawn uniformly, so augment.draw must be 'uniform'")

@@ -34,6 +34,8 @@ def settings_of(config: dict, dataset: prepared_data.Dataset) -> dict:
   settings['flip_test'] = dataset.skeleton.mirroring(settings['flip_test'], True)
   codec = codecs.CODECS[config['data'].get('codec', 'paper')]
   settings['offset'] = settings.get('offset') or codec.offset
+  if settings['offset'] == 'dark':
+    settings['sigma'] = config['data']['sigma']  # of the smoothing
   if settings['detections']:
     settings['detections'] = os.path.abspath(os.path.expanduser(settings['detections']))
   else:

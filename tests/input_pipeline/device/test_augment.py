@@ -254,6 +254,8 @@ def test_draws_of_half_bodies_and_dropout():
     ({'shift': -0.1}, 'augment.shift=-0.1'),
     ({'scale_range': (1.2, 0.8)}, 'augment.scale_range'),
     ({'scale_range': (0.5,)}, 'augment.scale_range'),
+    ({'scale_range': ('0.5', '1.5')}, 'augment.scale_range'),
+    ({'scale': 1.0}, 'augment.scale=1: must be below 1'),
     ({'scale_range': (0.5, 1.5), 'draw': 'normal'}, 'drawn uniformly'),
   ],
 )
