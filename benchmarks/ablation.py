@@ -90,6 +90,7 @@ def command_of(row: str, seed: int, output: pathlib.Path, more: list[str]) -> li
     *(sys.executable, str(ROOT / 'main.py'), f'--config={ROOT}/configs/lsp.py:recipe={recipe}'),
     *(f'--workdir={workdir}', f'--config.data.data_dir={flags.FLAGS.data_dir}'),
     *(f'--config.seed={seed}', f'--config.eval.metrics={METRICS}', '--config.train.epochs=12'),
+    *('--config.train.drop_epochs=(9,11)', '--config.train.evaluate_every=12'),
     *more,
     *(f'--config.{setting}' for setting in (*ROWS.get(trained, ()), *tested)),
     *(['--mode=eval'] * (row in TESTS)),
