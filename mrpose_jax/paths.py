@@ -2,7 +2,8 @@
 
 Nothing else in the project asks whether a path is local. A bucket differs from a disk in this: an
 object is written whole or not at all, nothing can be appended to it, and a folder is only a common
-beginning of names, so that it is renamed and removed object by object.
+beginning of names, so that it is renamed and removed object by object. Where a bucket cannot be
+used, every method of its paths raises BucketError.
 """
 
 import concurrent.futures
@@ -10,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -60,7 +62,7 @@ def parse(text: str | os.PathLike) -> Path:
   if not bucket:
     raise errors.ConfigError(f'{text}: write gs://BUCKET/FOLDER')
   _reach(bucket)
-  return epath.Path(text)
+  return _BucketPath(text)
 
 
 def in_bucket(text: str | os.PathLike) -> bool:
@@ -146,6 +148,39 @@ def unreachable(path: Path | str, error: Exception) -> errors.BucketError:
   )
 
 
+class _BucketPath(type(epath.Path(f'{PREFIX}bucket'))):
+  """A path in a bucket, whose methods raise BucketError where the bucket cannot be used.
+
+  The methods of epath raise the exceptions of several packages, and its `is_dir` says False, so
+  that a folder counts as missing while nobody can look. A missing object is a FileNotFoundError.
+  """
+
+  def is_dir(self):
+    try:
+      return self.stat().is_directory
+    except FileNotFoundError:
+      return False
+
+
+def _reached(method):
+  """The method of a path with the errors of `reaching`."""
+
+  @functools.wraps(method)
+  def reach(path, *arguments, **options):
+    with reaching(path):
+      result = method(path, *arguments, **options)
+      return iter([*result]) if inspect.isgenerator(result) else result
+
+  return reach
+
+
+for _name in (
+  *('copy', 'exists', 'glob', 'is_dir', 'iterdir', 'mkdir', 'open', 'read_bytes', 'read_text'),
+  *('rename', 'replace', 'rmtree', 'stat', 'unlink', 'write_bytes', 'write_text'),
+):
+  setattr(_BucketPath, _name, _reached(getattr(_BucketPath, _name)))
+
+
 @functools.cache
 def _file_system():
   """The file system of all buckets; epath uses the same object."""
@@ -183,8 +218,7 @@ def write_text(path: Path, text: str):
     partial.write_text(text, encoding='utf-8')
     partial.replace(path)
   else:
-    with reaching(path):
-      path.write_bytes(text.encode())
+    path.write_bytes(text.encode())
 
 
 def write_json(path: Path, content):
@@ -195,8 +229,7 @@ def write_json(path: Path, content):
 def read_json(path: Path) -> dict:
   """Reads a JSON file; raises CheckpointError if it is missing or not JSON."""
   try:
-    with reaching(path):
-      return json.loads(_as_path(path).read_bytes().decode())
+    return json.loads(_as_path(path).read_bytes().decode())
   except (OSError, ValueError) as error:
     raise errors.CheckpointError(f'{path}: cannot be read ({error})') from error
 
@@ -338,8 +371,7 @@ class Stage:
       if self._published.get(name) != version:
         changed.append((version, name))
     for version, name in sorted(changed):
-      with reaching(self._target / name):
-        (self._target / name).write_bytes((self.folder / name).read_bytes())
+      (self._target / name).write_bytes((self.folder / name).read_bytes())
       self._published[name] = version
 
   def close(self):

@@ -115,10 +115,9 @@ class MetricWriter:
     self._check()
     self._stage.publish()
     own = {path.name for path in self._stage.folder.glob(EVENTS)}
-    with paths.reaching(self._run_folder):
-      for other in self._run_folder.glob(EVENTS):
-        if other.name not in own:  # of an earlier start, whose lines are in the new one
-          other.unlink()
+    for other in self._run_folder.glob(EVENTS):
+      if other.name not in own:  # of an earlier start, whose lines are in the new one
+        other.unlink()
     end = time.monotonic()
     # Long files need seconds, which should stay a small part of the run.
     self._publish_at = end + max(PUBLISH_SECONDS, 50 * (end - start))
@@ -168,8 +167,7 @@ def _is_evaluation(line):
 
 def read(file: paths.Path, last_step: int) -> list[dict]:
   """Reads the lines up to `last_step`; skips lines that cannot be read, with a warning."""
-  with paths.reaching(file):
-    texts = file.read_bytes().splitlines() if file.exists() else []
+  texts = file.read_bytes().splitlines() if file.exists() else []
   lines = []
   for number, text in enumerate(texts, 1):
     try:

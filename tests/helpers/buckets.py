@@ -1,5 +1,6 @@
 """Buckets of an emulator of Cloud Storage; tests that use them are skipped where it is missing."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -22,6 +23,18 @@ _numbers = itertools.count()
 def new() -> paths.Path:
   """The path of a new, empty bucket."""
   return paths.parse(emulator.make_bucket(f'bucket-{os.getpid()}-{next(_numbers)}'))
+
+
+@contextlib.contextmanager
+def failing(monkeypatch, error: Exception):
+  """Context in which every request for an object of a bucket raises this error."""
+
+  async def fail(*_, **__):
+    raise error
+
+  with monkeypatch.context() as patched:
+    patched.setattr(paths._file_system(), '_call', fail)
+    yield
 
 
 def read_events(content: bytes) -> list[tuple[str, int, float]]:

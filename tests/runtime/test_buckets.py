@@ -29,9 +29,11 @@ from mrpose_jax.report import comparison
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import digests
+from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import metric_writer
 from mrpose_jax.runtime import run_locks
 from mrpose_jax.weights import importing
+from mrpose_jax.weights import published
 from mrpose_jax.weights import publishing
 from tests.helpers import buckets
 from tests.helpers import tiny_people
@@ -136,6 +138,46 @@ def test_a_bucket_that_is_not_reached_is_no_damage(workdir, monkeypatch):
     patched.setattr(paths, 'open_binary', fail)
     with pytest.raises(errors.BucketError, match=r'cannot be reached \(Forbidden: b/x/o\)'):
       checkpoint.Checkpoints(workdir, create=True).latest_step()
+  assert objects(workdir) == before
+
+
+@pytest.mark.parametrize('kind', ['denied', 'refused', 'late'])
+def test_a_bucket_that_does_not_answer_is_not_empty(workdir, monkeypatch, kind):
+  """A run that found no checkpoint there would begin again, or go on without its average."""
+  import aiohttp  # inside, because it comes with gcsfs
+
+  error = {
+    'denied': OSError('Forbidden: b/x/o\nno access'),
+    'refused': aiohttp.ClientConnectionError('Connection refused'),
+    'late': TimeoutError(),
+  }[kind]
+  test_checkpoint.save(workdir, {1: 0.5})
+  before = objects(workdir)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  calls = {
+    'opened': lambda: checkpoint.Checkpoints(workdir),
+    'opened to save': lambda: checkpoint.Checkpoints(workdir, create=True),
+    'steps': checkpoints.steps,
+    'latest': checkpoints.latest_step,
+    'ema': lambda: checkpoints.has_ema(1),
+    'evaluated': lambda: checkpoints.evaluated(1),
+    'score': lambda: checkpoints.score(1),
+    'digests': lambda: checkpoints.problem(1),
+    'located': lambda: checkpoint.locate(workdir),
+    'held': lambda: configuration.hold_workdir(tiny_people.config(), workdir).__enter__(),
+    'settings': lambda: evaluation_folders._read(workdir / 'eval' / '1'),
+    'metrics': lambda: metric_writer.read(workdir / 'metrics.jsonl', math.inf),
+    'report': lambda: comparison.read_runs([workdir]),
+    'published': lambda: published.is_published(workdir),
+    'imported': lambda: importing.import_weights(tiny_people.config(), {}, workdir),
+    'listed': lambda: list(workdir.iterdir()),
+    'written': lambda: (workdir / 'x').write_bytes(b'x'),
+  }
+  with buckets.failing(monkeypatch, error):
+    for name, call in calls.items():
+      with pytest.raises(errors.BucketError, match=rf'^{workdir}\S*: cannot be reached') as raised:
+        call()
+      assert raised.value.exit_code == 4, name
   assert objects(workdir) == before
 
 
