@@ -350,8 +350,14 @@ class Stage:
     folder: the local folder.
   """
 
-  def __init__(self, target: Path):
-    self._target = _as_path(target)
+  def __init__(self, target: Path, check: Callable[[], None] = lambda: None):
+    """Makes the local folder.
+
+    Args:
+      target: the folder of the run.
+      check: function that is called before files are published; raises an error to prevent it.
+    """
+    self._target, self._check = _as_path(target), check
     self._temporary, self._published = None, {}
     if isinstance(self._target, pathlib.Path):
       self.folder = self._target
@@ -361,9 +367,14 @@ class Stage:
       self.folder = pathlib.Path(self._temporary.name)
 
   def publish(self):
-    """Writes the files that changed since the last call, in the order of their last changes."""
+    """Writes the files that changed since the last call, in the order of their last changes.
+
+    Raises:
+      BucketError, or what `check` raises: nothing is written after that.
+    """
     if self._temporary is None:
       return
+    self._check()
     changed = []
     for name in files_below(self.folder):
       status = (self.folder / name).stat()
@@ -381,9 +392,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(target: Path):
-  """Context that gives a local folder, whose files are published at its end."""
-  with contextlib.closing(Stage(target)) as stage:
+def staged(target: Path, check: Callable[[], None] = lambda: None):
+  """Context that gives a local folder, whose files are published at its end; see `Stage`."""
+  with contextlib.closing(Stage(target, check)) as stage:
     yield stage.folder
     stage.publish()
 

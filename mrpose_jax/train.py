@@ -114,6 +114,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir) -> dict[str, 
     run = build(config, dataset, workdir)
     with contextlib.closing(checkpoint.Checkpoints(workdir, create=True, lock=lock)) as checkpoints:
       state = restore_or_start(run, checkpoints)
+      checkpoints.check_lock()
       describe(run, state)
       train(run, state, checkpoints, signals)
       best_step = checkpoints.best_step()
@@ -266,7 +267,9 @@ def train(
     contextlib.closing(
       progress_bar.Progress(start_step, run.total_steps, config.train.batch_size)
     ) as progress,
-    profiling.StepTrace(run.workdir, start_step, config.train.profile_steps) as step_trace,
+    profiling.StepTrace(
+      run.workdir, start_step, config.train.profile_steps, checkpoints.check_lock
+    ) as step_trace,
   ):
     if repeats_evaluation:
       # The run was stopped between this step's checkpoint and its evaluation.
@@ -318,7 +321,7 @@ def evaluate_checkpoint(run, state, step, checkpoints, writer, progress, signals
     writer.write(step, {f'eval/{name}': value for name, value in metrics.items()})
     writer.publish()
     if parallel.is_main():
-      with paths.staged(run.workdir / 'eval' / str(step)) as folder:
+      with paths.staged(run.workdir / 'eval' / str(step), checkpoints.check_lock) as folder:
         evaluate.write_results(scores, run.dataset, run.meta['evaluation'], folder)
     primary = choice.primary(metrics, run.config.eval)
     checkpoints.set_score(step, choice.score(primary, metrics[primary]), primary)

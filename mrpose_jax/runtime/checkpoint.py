@@ -49,7 +49,8 @@ class Checkpoints:
       workdir: folder of a training run.
       create: True to save as well: creates the folder if it is missing, and removes the remains of
         saves that were killed. All processes of a run pass True, and only one run at a time.
-      lock: from `run_locks.acquire`; a run that lost it saves nothing more.
+      lock: from `run_locks.acquire`; once it is lost, every call that would save, move or remove
+        something raises CheckpointError instead.
 
     Raises:
       ConfigError: `create` below a path with a character that Orbax would take for a pattern.
@@ -65,6 +66,7 @@ class Checkpoints:
     self._writes, self._lock = create, lock
     self._problems = {}  # step -> description of the damage, or None
     if create and parallel.is_main():
+      self.check_lock()
       self.folder.mkdir(parents=True, exist_ok=True)
       self._remove_unfinished()
     if not create and not self.folder.is_dir():
@@ -266,6 +268,7 @@ class Checkpoints:
   def _move_aside(self, step):
     folder = self.folder / str(step)
     if parallel.is_main() and folder.exists():
+      self.check_lock()
       aside = self.folder.parent / 'damaged' / str(step)
       paths.move_tree(folder, aside)
     self._problems.pop(step, None)
@@ -283,17 +286,22 @@ class Checkpoints:
     keep = {*steps[-KEEP_LATEST:], *self._best_first(steps)[:1]}
     if parallel.is_main():
       for step in set(steps) - keep:
+        self.check_lock()
         paths.remove_tree(self.folder / str(step), (digests.NAME,))
 
   @contextlib.contextmanager
   def _writing(self, step):
-    """Turns errors of a save into a CheckpointError, and removes the partial checkpoint."""
+    """Turns errors of a save into a CheckpointError, and removes the partial checkpoint.
+
+    A run that has lost its lock, or cannot tell, leaves it to the next start.
+    """
     try:
       with paths.reaching(self.folder):
         yield
-    except (OSError, RuntimeError, ValueError, errors.BucketError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, errors.UserError) as error:
       self._saving = None
-      self._remove_unfinished()
+      self.check_lock()
+      self._remove_unfinished(step)
       others = self.steps()
       raise errors.CheckpointError(
         f'{self.folder / str(step)}: cannot be written ({errors.brief(error)}); '
@@ -321,19 +329,23 @@ class Checkpoints:
     """Writes the digests; Orbax calls it after the last file and before the final rename."""
     if parallel.is_main():
       self.check_lock()
-      for partial in self._unfinished():
-        if partial.name.partition('.')[0] == str(self._saving):
-          digests.write(partial, ITEMS)
+      for partial in self._unfinished(self._saving):
+        digests.write(partial, ITEMS)
 
-  def _unfinished(self):
-    """The folders of saves that did not end: of the present one, and of those that were killed."""
-    folders = self.folder.iterdir() if self.folder.is_dir() else []
-    folders = [path for path in folders if path.name.partition('.')[0].isdigit()]
-    return [path for path in folders if not paths.is_committed(path)]
+  def _unfinished(self, step=None):
+    """The folders of saves that did not end: of this step, or of any."""
+    found = []
+    for path in self.folder.iterdir() if self.folder.is_dir() else []:
+      number = path.name.partition('.')[0]
+      wanted = number.isdigit() if step is None else number == str(step)
+      if wanted and not paths.is_committed(path):
+        found.append(path)
+    return found
 
-  def _remove_unfinished(self):
-    for partial in self._unfinished():
-      paths.remove_tree(partial)
+  def _remove_unfinished(self, step=None):
+    if parallel.is_main():
+      for partial in self._unfinished(step):
+        paths.remove_tree(partial)
 
   def _restore(self, step, trees=None, **items):
     if step not in self.steps():

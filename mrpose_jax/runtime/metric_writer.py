@@ -1,5 +1,6 @@
 """Writes scalars to metrics.jsonl, TensorBoard and, if configured, Weights & Biases."""
 
+import contextlib
 import json
 import logging
 import time
@@ -47,7 +48,8 @@ class MetricWriter:
       config: configuration of the run; None writes nothing to Weights & Biases.
       evaluated: whether the evaluation of `start_step` was finished; if not, its line is removed,
         because it is going to be repeated.
-      check: function that is called before files are published; raises an error to prevent it.
+      check: function that is called before files of a bucket are written or removed; raises an
+        error to prevent it.
 
     Raises:
       ConfigError: Weights & Biases is configured but not installed, or does not start.
@@ -56,10 +58,12 @@ class MetricWriter:
     if not parallel.is_main():
       return
     self._run_folder, self._check = paths.parse(workdir), check
-    self._stage = paths.Stage(self._run_folder)
+    self._stage = paths.Stage(self._run_folder, check)
     if config is not None and config.train.wandb:
-      self._wandb_stage = paths.Stage(self._run_folder)
+      self._wandb_stage = paths.Stage(self._run_folder, check)
       self._wandb = _wandb_run(self._run_folder, self._wandb_stage.folder, config)
+      check()
+      paths.write_text(self._run_folder / WANDB_RUN, self._wandb.id)
     for old in self._stage.folder.glob(EVENTS):
       old.unlink()
     self._board = tensorboardX.SummaryWriter(str(self._stage.folder))
@@ -107,16 +111,16 @@ class MetricWriter:
       self._stage.close()
       if self._wandb is not None:
         self._wandb.finish()
-        self._wandb_stage.publish()
-        self._wandb_stage.close()
+        with contextlib.closing(self._wandb_stage):
+          self._wandb_stage.publish()
 
   def _publish(self):
     start = time.monotonic()
-    self._check()
     self._stage.publish()
     own = {path.name for path in self._stage.folder.glob(EVENTS)}
     for other in self._run_folder.glob(EVENTS):
       if other.name not in own:  # of an earlier start, whose lines are in the new one
+        self._check()
         other.unlink()
     end = time.monotonic()
     # Long files need seconds, which should stay a small part of the run.
@@ -157,7 +161,6 @@ def _wandb_run(workdir, local_folder, config):
   # After a restart some steps are logged again, but wandb's own step counter cannot go back.
   run.define_metric('step')
   run.define_metric('*', step_metric='step')
-  paths.write_text(file, run.id)
   return run
 
 

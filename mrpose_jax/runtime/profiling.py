@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import jax
 
@@ -17,15 +18,22 @@ WARM_UP = 2
 class StepTrace(contextlib.AbstractContextManager):
   """Records a trace of some steps below WORKDIR/profile, on process 0 only."""
 
-  def __init__(self, workdir, start_step: int, num_steps: int):
+  def __init__(
+    self,
+    workdir,
+    start_step: int,
+    num_steps: int,
+    check: Callable[[], None] = lambda: None,
+  ):
     """Plans the trace.
 
     Args:
       workdir: folder of the run.
       start_step: number of steps done before this start.
       num_steps: number of steps to record after the first WARM_UP ones; 0 records nothing.
+      check: see `paths.Stage`.
     """
-    self._folder = paths.parse(workdir) / 'profile'
+    self._folder, self._check = paths.parse(workdir) / 'profile', check
     self._first = start_step + WARM_UP + 1
     self._last = self._first + num_steps - 1
     self._recording = False
@@ -34,7 +42,7 @@ class StepTrace(contextlib.AbstractContextManager):
   def step(self, step: int):
     """Context for the dispatch of one step."""
     if self._first == step <= self._last and parallel.is_main():
-      self._stage = paths.Stage(self._folder)
+      self._stage = paths.Stage(self._folder, self._check)
       jax.profiler.start_trace(self._stage.folder)
       self._recording = True
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
@@ -49,8 +57,8 @@ class StepTrace(contextlib.AbstractContextManager):
         array.block_until_ready()
       jax.profiler.stop_trace()
       self._recording = False
-      self._stage.publish()
-      self._stage.close()
+      with contextlib.closing(self._stage):
+        self._stage.publish()
       log.info('profiler trace: tensorboard --logdir=%s', self._folder)
 
   def __exit__(self, *_):

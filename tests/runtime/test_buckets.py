@@ -31,6 +31,7 @@ from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import digests
 from mrpose_jax.runtime import evaluation_folders
 from mrpose_jax.runtime import metric_writer
+from mrpose_jax.runtime import profiling
 from mrpose_jax.runtime import run_locks
 from mrpose_jax.weights import importing
 from mrpose_jax.weights import published
@@ -287,6 +288,48 @@ def test_a_run_that_lost_its_lock_stops_before_its_next_save(workdir, monkeypatc
   assert [line['step'] for line in lines if 'eval/AP' in line] == [3, 6]
 
 
+LOSSES = ['a save that fails', 'a checkpoint that cannot be read back', 'an old checkpoint']
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_a_run_without_its_lock_removes_and_moves_nothing(workdir, monkeypatch, loss):
+  """Another run takes the workdir at the end of a save, and begins a save itself."""
+  lock = run_locks.acquire(workdir)
+  checkpoints = checkpoint.Checkpoints(workdir, create=True, lock=lock)
+  for step in (1, 2, 3):
+    checkpoints.save(step, test_checkpoint.state_of(step), test_checkpoint.META)
+  wait, taken, left = checkpoints._orbax.wait_until_finished, [], []
+
+  def wait_and_lose():
+    wait()
+    taken.append(take_over(workdir))
+    (workdir / 'checkpoints' / '9' / 'part').write_bytes(b'')
+    left.append(objects(workdir))
+    if loss == LOSSES[0]:
+      raise OSError('no space')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoints._orbax, 'wait_until_finished', wait_and_lose)
+    if loss == LOSSES[1]:
+      patched.setattr(checkpoint, '_stored_shapes', lambda folder: {})
+    with pytest.raises(errors.CheckpointError, match='has taken the lock'):
+      checkpoints.wait()
+  checkpoints.close()  # it waits for no save any more
+  lock.close()
+  assert objects(workdir) == left[0]
+  taken[0].close()
+
+
+def test_a_save_that_fails_removes_only_its_own_part(workdir):
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  with pytest.raises(errors.CheckpointError, match='no space'), checkpoints._writing(2):
+    for step in (2, 22):
+      (workdir / 'checkpoints' / str(step) / 'part').write_bytes(b'')
+    raise OSError('no space')
+  assert paths.files_below(workdir) == ['checkpoints/22/part']
+  checkpoints.close()
+
+
 # Metrics.
 
 
@@ -322,15 +365,42 @@ def test_metrics_are_published_and_cut_back(workdir, monkeypatch):
   writer.close()
 
 
-def test_metrics_are_not_published_without_the_lock(workdir):
-  def lost():
-    raise errors.CheckpointError('lost')
+def test_nothing_is_published_without_the_lock(workdir, monkeypatch):
+  """Neither metrics nor the files of Weights & Biases, a trace, or an evaluation."""
+  lost = []
 
-  writer = metric_writer.MetricWriter(workdir, check=lost)
+  def check():
+    if lost:
+      raise errors.CheckpointError('lost')
+
+  stub = test_metric_writer.Stub()
+  monkeypatch.setitem(sys.modules, 'wandb', stub)
+  monkeypatch.setattr(
+    jax.profiler, 'start_trace', lambda folder: (folder / 'trace').write_bytes(b'a trace')
+  )
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: None)
+  writer = metric_writer.MetricWriter(workdir, 0, test_metric_writer.config(), check=check)
   writer.write(1, {'loss': 0.5})
+  (wandb_run,) = stub.runs
+  pathlib.Path(wandb_run.options['dir'], '1.wandb').write_bytes(b'a run')
+  before = objects(workdir)
+  assert before.keys() == {metric_writer.WANDB_RUN}
+  lost.append(True)
   with pytest.raises(errors.CheckpointError, match='lost'):
     writer.close()
-  assert paths.files_below(workdir) == []
+  assert wandb_run.finished
+  with (
+    pytest.raises(errors.CheckpointError, match='lost'),
+    profiling.StepTrace(workdir, 0, 100, check) as step_trace,
+    step_trace.step(3),
+  ):
+    pass
+  with (
+    pytest.raises(errors.CheckpointError, match='lost'),
+    paths.staged(workdir / 'eval' / '1', check) as folder,
+  ):
+    (folder / 'metrics.json').write_text('{}')
+  assert objects(workdir) == before
 
 
 def test_weights_and_biases(workdir, monkeypatch):
