@@ -289,12 +289,7 @@ def hold_workdir(config: ml_collections.ConfigDict, workdir: paths.Path):
   lock = None
   with contextlib.ExitStack() as stack:
     if parallel.is_main():
-      try:
-        lock = stack.enter_context(contextlib.closing(run_locks.acquire(workdir)))
-      except (OSError, errors.BucketError) as error:
-        raise errors.ConfigError(
-          f'--workdir={workdir}: cannot be written to ({errors.brief(error)})'
-        ) from error
+      lock = stack.enter_context(contextlib.closing(run_locks.acquire(workdir)))
     file = workdir / 'config.json'
     if file.exists():
       stored = paths.read_json(file)

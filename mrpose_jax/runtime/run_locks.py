@@ -22,16 +22,21 @@ NAME = '.lock'
 
 
 def acquire(workdir: paths.Path):
-  """Locks a workdir, which has to exist where it is local.
+  """Locks a workdir; creates it where it is local and missing.
 
   Returns:
     A lock with `check()`, which raises CheckpointError if it was lost, and `close()`.
 
   Raises:
     CheckpointError: another run holds the lock.
-    BucketError, OSError: the workdir cannot be written to.
+    ConfigError: the workdir cannot be created or written to.
   """
-  return paths.by_kind(workdir, _FileLock, _ObjectLock)(workdir)
+  try:
+    return paths.by_kind(workdir, _FileLock, _ObjectLock)(workdir)
+  except (OSError, errors.BucketError) as error:
+    raise errors.ConfigError(
+      f'--workdir={workdir}: cannot be written to ({errors.brief(error)})'
+    ) from error
 
 
 def _refused(workdir, holder):

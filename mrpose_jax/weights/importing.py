@@ -1,5 +1,6 @@
 """Imports weights into a workdir (--mode=import), and loads initial weights of a run."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from mrpose_jax import training_step
 from mrpose_jax.models import pose_network
 from mrpose_jax.runtime import checkpoint
 from mrpose_jax.runtime import configuration
+from mrpose_jax.runtime import run_locks
 from mrpose_jax.weights import hub
 from mrpose_jax.weights import torch_files
 
@@ -42,12 +44,12 @@ def import_weights(
       `torch_files.channel_order_of`. A network of this project keeps its own.
 
   Raises:
-    CheckpointError: the weights do not fit, or the workdir already holds a run.
+    CheckpointError: the weights do not fit, or the workdir holds a run or is locked by one.
+    ConfigError: the workdir cannot be written to.
     DataError: a data set other than coco and mpii is not prepared.
   """
   workdir = paths.parse(workdir)
-  if (workdir / 'checkpoints').exists():
-    raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
+  _check_new(workdir)
   if _is_network(weights):
     variables, meta, _ = predictors.restore(weights)
     configuration.match_workdir(config, meta['config'], weights)
@@ -71,13 +73,19 @@ def import_weights(
     diverged=jax.numpy.zeros((), bool),
   )
   meta = {'config': config.to_dict(), 'skeleton': skeleton, 'crops': crops, 'iterator': None}
-  workdir.mkdir(parents=True, exist_ok=True)
-  checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  checkpoints.save(0, state, meta)
-  checkpoints.close()
-  paths.write_json(workdir / 'config.json', meta['config'])
+  with contextlib.closing(run_locks.acquire(workdir)) as lock:
+    _check_new(workdir)  # another run may have begun and ended meanwhile
+    with contextlib.closing(checkpoint.Checkpoints(workdir, create=True, lock=lock)) as checkpoints:
+      checkpoints.save(0, state, meta)
+    lock.check()
+    paths.write_json(workdir / 'config.json', meta['config'])
   log.info('the network expects %s images', config.model.channel_order)
   print(f'{weights} -> {workdir}')
+
+
+def _check_new(workdir):
+  if (workdir / 'checkpoints').exists():
+    raise errors.CheckpointError(f'{workdir} holds a run already; choose another --workdir')
 
 
 def pretrained(source: str, model: pose_network.PoseNetwork, channel_order: str) -> dict:

@@ -36,6 +36,7 @@ from mrpose_jax.runtime import run_locks
 from mrpose_jax.weights import importing
 from mrpose_jax.weights import published
 from mrpose_jax.weights import publishing
+from tests import test_evaluate
 from tests.helpers import buckets
 from tests.helpers import tiny_people
 from tests.runtime import test_checkpoint
@@ -286,6 +287,19 @@ def test_a_run_that_lost_its_lock_stops_before_its_next_save(workdir, monkeypatc
   assert train.train_and_evaluate(tiny_people.config(epochs=2.0), workdir).keys() >= {'AP'}
   lines = metric_writer.read(workdir / 'metrics.jsonl', math.inf)
   assert [line['step'] for line in lines if 'eval/AP' in line] == [3, 6]
+
+
+def test_nothing_is_imported_into_the_workdir_of_a_run(workdir, tmp_path):
+  """Not even before its first checkpoint, which alone makes a folder in a bucket."""
+  config = tiny_people.config()
+  weights = test_evaluate.random_weights(config, 17)
+  for folder in (workdir, tmp_path / 'run'):
+    with contextlib.closing(run_locks.acquire(folder)):
+      with pytest.raises(errors.CheckpointError, match='another run trains here'):
+        importing.import_weights(config, weights, folder)
+      assert paths.files_below(folder) == [run_locks.NAME]
+    importing.import_weights(config, weights, folder)
+    assert checkpoint.Checkpoints(folder).latest_step() == 0
 
 
 LOSSES = ['a save that fails', 'a checkpoint that cannot be read back', 'an old checkpoint']
