@@ -172,9 +172,13 @@ def is_main() -> bool:
 
 
 def agree(number: int | None) -> int | None:
-  """Broadcasts process 0's number to all processes."""
+  """Broadcasts process 0's number to all processes.
+
+  They wait for process 0 as in `wait_for_all`: it may have waited for a lock, or read a checkpoint.
+  """
   if jax.process_count() == 1:
     return number
+  wait_for_all('agree')
   agreed = multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number))
   return None if agreed < 0 else int(agreed)
 

@@ -278,6 +278,22 @@ def test_rows_are_gathered_from_processes_that_have_none(monkeypatch):
   assert parallel.gather_rows(rows[:0]).shape == (2, 3, 2)
 
 
+def test_all_wait_for_process_0_before_they_agree(monkeypatch):
+  """It may watch a lock for 60 s, but a collective on CPUs times out after 30 s."""
+  calls = []
+
+  def broadcast(number):
+    calls.append('broadcast')
+    return number
+
+  monkeypatch.setattr(parallel.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(parallel, 'wait_for_all', lambda name: calls.append('wait'))
+  monkeypatch.setattr(parallel.multihost_utils, 'broadcast_one_to_all', broadcast)
+  assert parallel.agree(7) == 7
+  assert parallel.agree(None) is None
+  assert calls == 2 * ['wait', 'broadcast']
+
+
 def test_the_mesh_keeps_the_order_of_processes(monkeypatch):
   """`jax.devices` of a TPU slice may be in any order."""
   devices = jax.devices()
