@@ -64,9 +64,14 @@ def local_folder(name: str, data_dir):
     with _locked(root / _LOCK, source):
       folder = _copy(source, root)
   except (OSError, errors.BucketError) as error:
+    advice = 'give the command again, which fetches only what is missing'
+    if getattr(error, 'errno', None):  # of this machine; `paths.reaching` turns those of a bucket
+      advice = (
+        'make room or give access there, or set XDG_CACHE_HOME to a folder on another disk, which '
+        'has to allow hard links'
+      )
     raise errors.DataError(
-      f'{source}: cannot be copied to {root} ({errors.brief(error)}); give the command again, '
-      'which fetches only what is missing'
+      f'{source}: cannot be copied to {root} ({errors.brief(error)}); {advice}'
     ) from error
   parallel.wait_for_all('data')  # the machines of a run are not equally fast
   return folder

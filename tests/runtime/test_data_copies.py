@@ -196,7 +196,7 @@ def test_two_processes_at_once(bucket, tmp_path):
   assert sorted((first, second)) == ['', ' '.join(names)]
 
 
-def test_a_full_disk(bucket, tmp_path, monkeypatch):
+def test_a_disk_that_cannot_hold_the_copy(bucket, tmp_path, monkeypatch):
   size = sum(map(len, contents(tiny_people.data_dir()).values())) / 1e6
   with monkeypatch.context() as patch, pytest.raises(errors.DataError) as raised:
     patch.setattr(data_copies.shutil, 'disk_usage', lambda path: USAGE)
@@ -207,16 +207,22 @@ def test_a_full_disk(bucket, tmp_path, monkeypatch):
     'there, or set XDG_CACHE_HOME to a folder on another disk'
   )
 
-  def full(number):
-    raise OSError(errno.ENOSPC, 'No space left on device')
+  def fail(*_, **__):
+    raise OSError(number, os.strerror(number))
 
-  with monkeypatch.context() as patch, pytest.raises(errors.DataError) as raised:
-    patch.setattr(paths.os, 'fsync', full)  # others filled it meanwhile
-    data_copies.local_folder('coco', str(bucket))
-  assert str(raised.value) == (
-    f'{bucket}/coco: cannot be copied to {root} (No space left on device); give the command again, '
-    'which fetches only what is missing'
-  )
+  for number, owner, name in (
+    (errno.ENOSPC, paths.os, 'fsync'),  # others filled the disk meanwhile
+    (errno.EROFS, pathlib.Path, 'mkdir'),
+    (errno.EPERM, pathlib.Path, 'hardlink_to'),  # a file system without hard links
+  ):
+    with monkeypatch.context() as patch, pytest.raises(errors.DataError) as raised:
+      patch.setattr(owner, name, fail)
+      data_copies.local_folder('coco', str(bucket))
+    assert str(raised.value) == (
+      f'{bucket}/coco: cannot be copied to {root} ({os.strerror(number)}); make room or give '
+      'access there, or set XDG_CACHE_HOME to a folder on another disk, which has to allow hard '
+      'links'
+    )
   assert contents(data_copies.local_folder('coco', str(bucket)))
 
 
