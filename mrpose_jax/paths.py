@@ -85,10 +85,13 @@ def parse_local(text: str | os.PathLike, flag: str = '', written: bool = False) 
   scheme = _scheme(name)
   given = f'{flag}={name}' if flag else name
   if in_bucket(name):
-    copy = 'write to a FOLDER and copy it' if written else 'copy it to a FOLDER'
-    source_and_target = f'FOLDER {name}' if written else f'{name} FOLDER'
+    # A name such as pose.onnx is that of a file. `cp -r` would put a folder into one that exists.
+    is_file = re.search(r'/.*\.[A-Za-z]\w*$', name.removeprefix(PREFIX))
+    local, command = ('FILE', 'cp') if is_file else ('FOLDER', 'rsync -r')
+    copy = f'write to a {local} and copy it' if written else f'copy it to a {local}'
+    source_and_target = f'{local} {name}' if written else f'{name} {local}'
     raise errors.ConfigError(
-      f'{given}: has to be local; {copy}: gcloud storage cp -r {source_and_target}'
+      f'{given}: has to be local; {copy}: gcloud storage {command} {source_and_target}'
     )
   if scheme:
     raise errors.ConfigError(

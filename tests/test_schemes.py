@@ -124,11 +124,12 @@ def test_other_schemes_are_refused(folder, scheme, call):
 
 @pytest.mark.parametrize('call', READ.values(), ids=READ)
 def test_what_has_to_be_copied_from_a_bucket(folder, call):
-  with pytest.raises(errors.ConfigError, match=r'gcloud storage cp -r gs://bucket/x\S* FOLDER'):
+  command = r'gcloud storage (rsync -r gs://bucket/x FOLDER|cp gs://bucket/x\.mp4 FILE)'
+  with pytest.raises(errors.ConfigError, match=command):
     call('gs://bucket/x')
 
 
 @pytest.mark.parametrize('call', WRITTEN.values(), ids=WRITTEN)
 def test_what_has_to_be_copied_to_a_bucket(folder, call):
-  with pytest.raises(errors.ConfigError, match='gcloud storage cp -r FOLDER gs://bucket/x'):
+  with pytest.raises(errors.ConfigError, match='gcloud storage rsync -r FOLDER gs://bucket/x'):
     call('gs://bucket/x')

@@ -468,7 +468,7 @@ def test_every_mode_reads_a_run_in_a_bucket(workdir, tmp_path, capsys):
   settings = prediction_settings.Settings(boxes=None)
   image_folder.predict_folder(workdir, images, tmp_path / 'predicted', settings)
   assert json.loads((tmp_path / 'predicted' / 'predictions.json').read_text())
-  with pytest.raises(errors.ConfigError, match='gcloud storage cp -r FOLDER gs://'):
+  with pytest.raises(errors.ConfigError, match='gcloud storage rsync -r FOLDER gs://'):
     image_folder.predict_folder(workdir, images, workdir / 'predicted', settings)
 
   export.export(workdir, tmp_path / 'pose.stablehlo')
