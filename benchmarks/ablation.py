@@ -70,6 +70,7 @@ def define_flags():
 
 
 def main(arguments):
+  paths.parse(flags.FLAGS.data_dir)  # an error now rather than in the log of the first run
   output = paths.parse_local(flags.FLAGS.output, '--output', written=True)
   output.mkdir(parents=True, exist_ok=True)
   for seed in flags.FLAGS.seeds:

@@ -1,12 +1,14 @@
 """The benchmarks' arithmetic, and their parts on the smallest networks."""
 
 import json
+import types
 
 import pytest
 
 from benchmarks import ablation
 from benchmarks import turns
 from configs import lsp
+from mrpose_jax import errors
 
 
 def test_two_take_turns_by_hand():
@@ -54,6 +56,14 @@ def test_table_of_an_ablation(tmp_path):
     '| shift 0.1 | 1 | 43.50 ± 0.00 | 20.50 ± 0.00 | 24.00 ± 0.00 | +2.50 | +0.00 | -0.50 |'
   )
   assert len(lines) == 4
+
+
+def test_an_ablation_on_data_that_cannot_be_read(tmp_path, monkeypatch):
+  given = {'data_dir': 's3://bucket/x', 'output': str(tmp_path / 'out'), 'seeds': [0], 'only': []}
+  monkeypatch.setattr(ablation.flags, 'FLAGS', types.SimpleNamespace(**given))
+  with pytest.raises(errors.ConfigError, match='s3://bucket/x: s3:// cannot be used here'):
+    ablation.main([])
+  assert not (tmp_path / 'out').exists()
 
 
 def test_rows_of_the_ablation_are_configurations():
