@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import jax
 import pytest
@@ -204,6 +205,14 @@ def test_no_part_starts_after_the_time_is_over(tmp_path):
   part = results['parts']['training']
   assert (part['status'], part['rows']) == ('left out: no time', [])
   assert sum(part.seconds for part in runner.PARTS.values()) <= runner.SECONDS == 480
+
+
+def test_pytorch_is_left_out_where_it_is_not_installed(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  results = runner.run(tmp_path, {'pytorch': runner.PARTS['pytorch']})
+  part = results['parts']['pytorch']
+  status = 'left out: PyTorch is not installed; pip install torch'
+  assert (part['status'], part['rows']) == (status, [])
 
 
 def test_a_table_by_hand():

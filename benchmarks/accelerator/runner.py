@@ -6,6 +6,7 @@ neither JAX nor PyTorch, so that it holds no device itself.
 """
 
 import datetime
+import importlib.util
 import json
 import os
 import pathlib
@@ -20,21 +21,30 @@ ROOT = pathlib.Path(__file__).parents[2]
 SECONDS = 480  # of the whole benchmark
 SHORTEST = 15  # seconds; with less time left no part starts
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+NO_TORCH = 'left out: PyTorch is not installed; pip install torch'
 
 
 class Part(NamedTuple):
-  """One part: its module in this package, the seconds it may take, and flags for XLA."""
+  """One part of the benchmark.
+
+  Attributes:
+    module: its module in this package.
+    seconds: the time it may take.
+    xla_flags: flags for XLA.
+    needs_torch: whether it is left out where PyTorch is not installed.
+  """
 
   module: str
   seconds: int
   xla_flags: str = ''
+  needs_torch: bool = False
 
 
 # In this order; together they may take as long as the whole.
 PARTS = {
   'training': Part('training', 110),
   'networks': Part('networks', 85),
-  'pytorch': Part('against_torch', 75),
+  'pytorch': Part('against_torch', 75, needs_torch=True),
   'run': Part('short_run', 60),
   'prediction': Part('prediction', 40),
   'crops': Part('crops', 20),
@@ -54,7 +64,7 @@ def run(folder: pathlib.Path, parts: dict[str, Part] = PARTS, seconds: float = S
 
   Returns:
     {'date', 'machine', 'parts': {name: {'status', 'seconds', 'device', 'rows'}}}; status is 'done',
-    'failed: REASON', 'ended after N s' or 'left out: no time'.
+    'failed: REASON', 'ended after N s' or 'left out: REASON'.
   """
   folder.mkdir(parents=True, exist_ok=True)
   results = {
@@ -67,8 +77,11 @@ def run(folder: pathlib.Path, parts: dict[str, Part] = PARTS, seconds: float = S
     started = time.monotonic()
     (folder / f'{name}.json').unlink(missing_ok=True)
     left = end - started
-    status = 'left out: no time'
-    if left >= min(SHORTEST, part.seconds):
+    if part.needs_torch and not importlib.util.find_spec('torch'):
+      status = NO_TORCH
+    elif left < min(SHORTEST, part.seconds):
+      status = 'left out: no time'
+    else:
       status = _run_part(name, part, folder, min(part.seconds, left))
     rows = folder / f'{name}.json'
     found = json.loads(rows.read_text()) if rows.exists() else {'rows': []}
