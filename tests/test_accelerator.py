@@ -207,6 +207,16 @@ def test_no_part_starts_after_the_time_is_over(tmp_path):
   assert sum(part.seconds for part in runner.PARTS.values()) <= runner.SECONDS == 480
 
 
+@pytest.mark.parametrize(
+  ('platforms', 'expected'),
+  [('cuda', 'cuda,cpu'), ('tpu', 'tpu,cpu'), ('cpu', 'cpu'), ('cuda,cpu', 'cuda,cpu'), ('', '')],
+)
+def test_parts_find_the_cpu_beside_the_device(tmp_path, monkeypatch, platforms, expected):
+  monkeypatch.setenv('JAX_PLATFORMS', platforms)
+  variables = runner.environment(runner.PARTS['networks'], tmp_path)
+  assert variables['JAX_PLATFORMS'] == expected
+
+
 def test_pytorch_is_left_out_where_it_is_not_installed(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   results = runner.run(tmp_path, {'pytorch': runner.PARTS['pytorch']})

@@ -92,10 +92,9 @@ def run(folder: pathlib.Path, parts: dict[str, Part] = PARTS, seconds: float = S
   return results
 
 
-def _run_part(name, part, folder, seconds):
-  """Runs one part in its own process; returns its status."""
-  log = folder / f'{name}.log'
-  environment = {
+def environment(part: Part, folder: pathlib.Path) -> dict[str, str]:
+  """Variables of a part's process."""
+  variables = {
     **os.environ,
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {part.xla_flags}'.strip(),
     # Memory is taken as it is needed, so that PyTorch finds some, too.
@@ -104,12 +103,21 @@ def _run_part(name, part, folder, seconds):
     'JAX_COMPILATION_CACHE_DIR': str(folder.absolute() / 'compiled'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1',
   }
+  platforms = os.environ.get('JAX_PLATFORMS', '')
+  if platforms and 'cpu' not in platforms.split(','):
+    variables['JAX_PLATFORMS'] = f'{platforms},cpu'  # parts compare the device with the CPU
+  return variables
+
+
+def _run_part(name, part, folder, seconds):
+  """Runs one part in its own process; returns its status."""
+  log = folder / f'{name}.log'
   command = [sys.executable, '-m', 'benchmarks.accelerator', name, part.module, str(folder)]
   with open(log, 'w', encoding='utf-8') as file:
     process = subprocess.Popen(
       command,
       cwd=ROOT,
-      env=environment,
+      env=environment(part, folder),
       stdout=file,
       stderr=subprocess.STDOUT,
       start_new_session=True,  # so that its own processes can be ended with it
