@@ -122,11 +122,11 @@ def wait_for_a_save(processes, workdir, draw: random.Random):
   """Waits until a run is in the middle of a save, or has ended."""
   saves = draw.randint(1, 3)
   while _all_run(processes):
-    _wait_while(lambda: _saving(workdir), processes)  # also what an earlier kill left behind
-    _wait_while(lambda: not _saving(workdir), processes)
+    _wait_while(lambda: saving(workdir), processes)  # also what an earlier kill left behind
+    _wait_while(lambda: not saving(workdir), processes)
     saves -= 1
     time.sleep(draw.uniform(0, 0.03))
-    if saves <= 0 and _saving(workdir):
+    if saves <= 0 and saving(workdir):
       return
 
 
@@ -206,7 +206,7 @@ def run(
     draw.choice(processes).kill()
     for process in processes:  # the others end as well, within 20 s
       process.communicate()
-    interrupted_save = bool(number % 2) and _saving(workdir)
+    interrupted_save = bool(number % 2) and saving(workdir)
     during_saves += interrupted_save
     print(f'kill {number + 1}: {"in a save" if interrupted_save else "at any time"}', flush=True)
   finish(workdir, epochs, *more, count=count)
@@ -246,7 +246,7 @@ def restart(workdir: pathlib.Path, times: int) -> dict[str, int]:
   }
 
 
-def _saving(workdir):
+def saving(workdir: paths.Path) -> bool:
   """Whether an unfinished checkpoint exists."""
   folder = workdir / 'checkpoints'
   return folder.is_dir() and not all(map(paths.is_committed, folder.iterdir()))

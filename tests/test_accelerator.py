@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+import types
 
 import jax
 import pytest
@@ -143,8 +144,7 @@ def test_resuming(tmp_path, monkeypatch, same):
   """With runs in the place of which others stand; `test_reliability` runs real ones."""
   finished = []
   monkeypatch.setattr(kill_runs, 'finish', lambda workdir, *_: finished.append(workdir.name))
-  monkeypatch.setattr(kill_runs, 'start', lambda *_: Process())
-  monkeypatch.setattr(kill_runs, 'wait_for_a_save', lambda *_: None)
+  replace_runs(monkeypatch, -9)
   contents = iter(
     [({'a': b'0', 'b': b'1'}, {1: 0.5}, []), ({'a': b'0', 'b': b'12'[: 2 - same]}, {1: 0.5}, [])]
   )
@@ -157,7 +157,7 @@ def test_resuming(tmp_path, monkeypatch, same):
       resume.measure(table)
   (row,) = json.loads((tmp_path / 'resume.json').read_text())['rows']
   assert row == {
-    'what': '2 kills in a save',
+    'what': '2 kills, 2 of them in a save',
     'arrays': 2,
     'different arrays': 1 - same,
     'steps': 1,
@@ -166,16 +166,23 @@ def test_resuming(tmp_path, monkeypatch, same):
   assert finished == ['whole', 'killed']
 
 
-class Process:
-  """Stands for a process that was started."""
+def test_a_run_that_ends_before_its_kill(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(kill_runs, 'finish', lambda *_: None)
+  replace_runs(monkeypatch, 0)
+  with pytest.raises(ValueError, match=r'the run ended before kill 1 with exit code 0$'):
+    resume.measure(rows.Rows(tmp_path, 'resume'))
+  assert not json.loads((tmp_path / 'resume.json').read_text())['rows']
+  assert 'its last line' in capsys.readouterr().out
 
-  def poll(self):
-    return None
 
-  def kill(self):
-    pass
-
-  communicate = kill
+def replace_runs(monkeypatch, returncode):
+  """Runs that are killed, or not, in a save end with this code."""
+  process = types.SimpleNamespace(
+    kill=lambda: None, communicate=lambda: (None, 'its last line'), returncode=returncode
+  )
+  monkeypatch.setattr(kill_runs, 'start', lambda *_: process)
+  monkeypatch.setattr(kill_runs, 'wait_for_a_save', lambda *_: None)
+  monkeypatch.setattr(kill_runs, 'saving', lambda workdir: True)
 
 
 def test_parts_that_fail_or_take_too_long_stop_no_other(tmp_path, capsys):

@@ -6,6 +6,7 @@ This process must not start JAX's devices before the runs have ended: a TPU serv
 import os
 import pathlib
 import random
+import signal
 import tempfile
 
 from benchmarks import kill_runs
@@ -21,26 +22,31 @@ SETTINGS = (
 
 
 def measure(table: rows.Rows):
-  """Kills the tiny run of `kill_runs`; raises ValueError unless the bits are the same."""
+  """Kills the tiny run of `kill_runs`; raises ValueError if it ends first or the bits differ."""
   table.about(f'XLA_FLAGS={os.environ.get("XLA_FLAGS", "")} {" ".join(SETTINGS)}')
   kill_runs.XLA_FLAGS = os.environ.get('XLA_FLAGS', '')
   draw = random.Random(0)
   with tempfile.TemporaryDirectory() as scratch:
     whole, killed = pathlib.Path(scratch) / 'whole', pathlib.Path(scratch) / 'killed'
     kill_runs.finish(whole, EPOCHS, *SETTINGS)
-    kills = 0
-    for _ in range(KILLS):
+    in_saves = 0
+    for number in range(KILLS):
       process = kill_runs.start(killed, EPOCHS, *SETTINGS)
       kill_runs.wait_for_a_save([process], killed, draw)
-      kills += process.poll() is None
       process.kill()
-      process.communicate()
+      _, stderr = process.communicate()
+      if process.returncode != -signal.SIGKILL:
+        print(stderr, flush=True)
+        raise ValueError(
+          f'the run ended before kill {number + 1} with exit code {process.returncode}'
+        )
+      in_saves += kill_runs.saving(killed)
     kill_runs.finish(killed, EPOCHS, *SETTINGS)
     arrays, losses, _ = kill_runs.contents(whole)
     other_arrays, other_losses, _ = kill_runs.contents(killed)
   different = [name for name in arrays if arrays[name] != other_arrays.get(name)]
   table.add(
-    f'{kills} kills in a save',
+    f'{KILLS} kills, {in_saves} of them in a save',
     **{'arrays': len(arrays), 'different arrays': len(different), 'steps': len(losses)},
     **{'losses are equal': losses == other_losses},
   )
