@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pathlib
 import sys
 import types
 
@@ -276,6 +277,21 @@ def test_kernels_of_a_device_count_once(tmp_path, line):
 def test_no_trace(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no \*\.trace\.json\.gz here'):
     traces.longest_kernels(tmp_path)
+
+
+def test_a_part_that_is_ended_while_it_writes_keeps_its_rows(tmp_path, monkeypatch):
+  table = rows.Rows(tmp_path, 'part')
+  table.add('first', ms=1.0)
+
+  def write_half(path, text, **options):
+    path.write_bytes(text[: len(text) // 2].encode())
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', write_half)
+  with pytest.raises(KeyboardInterrupt):
+    table.add('second', ms=2.0)
+  content = json.loads((tmp_path / 'part.json').read_text())
+  assert content['rows'] == [{'what': 'first', 'ms': 1.0}]
 
 
 def test_seconds_of_a_call(monkeypatch):

@@ -1,7 +1,6 @@
 """The rows of a part's table, on disk as soon as they are measured; sizes; and times."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -9,6 +8,8 @@ import time
 from collections.abc import Callable
 
 import jax
+
+from mrpose_jax import paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ TINY = Sizes(
 class Rows:
   """Collects the rows of one part; each is written at once, so that a later failure loses none.
 
+  A process that is ended while it writes leaves the file as it was before.
+
   Attributes:
     folder: folder of the benchmark's results.
   """
@@ -74,7 +77,7 @@ class Rows:
     print(what, cells, flush=True)
 
   def _write(self):
-    self._file.write_text(json.dumps(self._content, indent=1) + '\n')
+    paths.write_json(self._file, self._content)
 
 
 def seconds_of_call(call: Callable, at_least: float, turns: int = 3) -> float:
