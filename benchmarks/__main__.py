@@ -1,7 +1,8 @@
 """Runs all benchmarks: `make benchmark`, or some: `python -m benchmarks --parts=network`.
 
 `python -m benchmarks --parts=accelerator` (`make accelerator`) is for GPUs and TPUs, see
-`accelerator.runner`; it writes accelerator.json and accelerator.md.
+`accelerator.runner`; it writes accelerator.json and accelerator.md. If one of its parts fails, the
+command ends with exit code 1 after the last one.
 
 Each part runs in its own process, because one part's memory and threads would slow down the next.
 Writes benchmarks.json with all results and benchmarks.md with the tables.
@@ -13,6 +14,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import sys
 
 from absl import flags
 
@@ -36,14 +38,19 @@ _OUTPUT = flags.DEFINE_string('output', '.', 'Folder for the results and tables.
 def main(arguments):
   command_line.no_arguments(arguments)
   output = paths.parse_local(_OUTPUT.value, '--output', written=True)
+  failed = []
   if parts.ACCELERATOR in _PARTS.value:
     from benchmarks.accelerator import runner
 
-    print(runner.markdown(runner.run(output)))
+    results = runner.run(output)
+    print(runner.markdown(results))
+    failed = runner.failed(results)
   usual = [part for part in _PARTS.value if part != parts.ACCELERATOR]
   if usual:
     scratch = paths.parse_local(_SCRATCH.value, '--scratch', written=True)
     _run(usual, scratch, output)
+  if failed:
+    sys.exit(f'failed: {", ".join(failed)}; see {output / "accelerator.md"}')
 
 
 def _run(names, scratch, output):

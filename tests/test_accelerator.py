@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -213,6 +214,27 @@ def test_no_part_starts_after_the_time_is_over(tmp_path):
   part = results['parts']['training']
   assert (part['status'], part['rows']) == ('left out: no time', [])
   assert sum(part.seconds for part in runner.PARTS.values()) <= runner.SECONDS == 480
+
+
+@pytest.mark.parametrize(
+  ('statuses', 'code', 'line'),
+  [
+    (('done', 'failed: E', 'failed: F'), 1, 'failed: b, c; see {}/accelerator.md\n'),
+    (('done', 'ended after 9 s', 'left out: no time'), 0, ''),
+  ],
+)
+def test_exit_code_of_the_command(tmp_path, statuses, code, line):
+  part = {'seconds': 1.0, 'rows': []}
+  results = {name: {'status': status, **part} for name, status in zip('abc', statuses)}
+  results = {'machine': 'M', 'date': 'D', 'parts': results}
+  program = (
+    'import runpy, sys; from benchmarks.accelerator import runner; '
+    f'runner.run = lambda folder: {results}; sys.argv[0] = "benchmarks"; '
+    'runpy.run_module("benchmarks", run_name="__main__")'
+  )
+  command = [sys.executable, '-c', program, '--parts=accelerator', f'--output={tmp_path}']
+  done = subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (code, line.format(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,11 @@ def _end(process):
   process.wait()
 
 
+def failed(results: dict) -> list[str]:
+  """Names of the parts that failed; one that was ended or left out did not."""
+  return [name for name, part in results['parts'].items() if part['status'].startswith('failed')]
+
+
 def write(results: dict, folder: pathlib.Path):
   """Writes the results to accelerator.json and, as tables, to accelerator.md."""
   (folder / 'accelerator.json').write_text(json.dumps(results, indent=1) + '\n')
