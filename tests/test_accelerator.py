@@ -278,7 +278,26 @@ def named(kind, name, process, thread=0):
 @pytest.mark.parametrize('line', ['Stream #13(Compute)', 'XLA Ops'])
 def test_kernels_of_a_device_count_once(tmp_path, line):
   """Other lines of a device repeat the kernels, and so does the host."""
+  write_trace(tmp_path, kernels_of_a_device(line))
+  assert traces.longest_kernels(tmp_path) == [('conv', 6.0, 2), ('add', 1.0, 1)]
+  assert traces.longest_kernels(tmp_path, 1) == [('conv', 6.0, 2)]
+
+
+@pytest.mark.parametrize('line', ['Stream #13(Compute)', 'XLA Ops'])
+def test_kernels_are_those_of_one_device(tmp_path, line):
   events = [
+    {**entry, 'pid': entry['pid'] + 10 * number}
+    for number in range(8)
+    for entry in kernels_of_a_device(line)
+  ]
+  write_trace(tmp_path, [*events, event('send', 16000, 5)])  # one of the eight devices has it
+  kernels = [('conv', 6.0, 2), ('send', 2.0, 0.125), ('add', 1.0, 1)]
+  assert traces.longest_kernels(tmp_path) == kernels
+
+
+def kernels_of_a_device(line):
+  """Events of a device, of its host, and of a line that repeats them."""
+  return [
     named('process_name', '/device:GPU:0', 1),
     named('process_name', '/host:CPU', 2),
     named('thread_name', line, 1, 5),
@@ -288,12 +307,13 @@ def test_kernels_of_a_device_count_once(tmp_path, line):
     event('jit_train_step', 9000, 6),
     event('launch', 9000, 5, process=2, hlo_op='c'),
   ]
+
+
+def write_trace(tmp_path, events):
   folder = tmp_path / 'plugins/profile/today'
   folder.mkdir(parents=True)
   with gzip.open(folder / 'host.trace.json.gz', 'wt') as file:
     json.dump({'traceEvents': events}, file)
-  assert traces.longest_kernels(tmp_path) == [('conv', 6.0, 2), ('add', 1.0, 1)]
-  assert traces.longest_kernels(tmp_path, 1) == [('conv', 6.0, 2)]
 
 
 def test_no_trace(tmp_path):

@@ -6,8 +6,11 @@ import json
 import pathlib
 
 
-def longest_kernels(folder: pathlib.Path, number: int = 10) -> list[tuple[str, float, int]]:
+def longest_kernels(folder: pathlib.Path, number: int = 10) -> list[tuple[str, float, float]]:
   """Returns (name, milliseconds, calls) of the kernels with the longest total time.
+
+  Both are those of one device, the mean over the devices in the trace. A trace does not tell the
+  devices of a CPU apart; theirs are added up.
 
   Args:
     folder: what `jax.profiler.start_trace` was given.
@@ -33,7 +36,11 @@ def longest_kernels(folder: pathlib.Path, number: int = 10) -> list[tuple[str, f
       total[0] += event.get('dur', 0) / 1e3  # microseconds
       total[1] += 1
   ordered = sorted(totals.items(), key=lambda item: -item[1][0])
-  return [(name, *total) for name, total in ordered[:number]]
+  devices = len({process for process, _ in lines}) or 1
+  return [
+    (name, milliseconds / devices, calls / devices)
+    for name, (milliseconds, calls) in ordered[:number]
+  ]
 
 
 def _kernel_lines(events):
