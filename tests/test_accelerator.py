@@ -8,6 +8,7 @@ import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import kill_runs
@@ -97,6 +98,19 @@ def test_networks_that_do_not_agree(tmp_path, monkeypatch):
   assert len(json.loads((tmp_path / 'networks.json').read_text())['rows']) == 2
 
 
+@pytest.mark.parametrize(
+  ('kind', 'name', 'limit'),
+  [('float32, highest', 'authors', 2e-5), ('bfloat16', 'authors/peak', 0.05)],
+)
+def test_networks_that_are_not_the_authors(tmp_path, monkeypatch, kind, name, limit):
+  _, limits = networks.KINDS[kind]
+  assert limits[name] == limit
+  cells = {**dict.fromkeys(limits, 0.0), name: 1.5 * limit}
+  monkeypatch.setattr(networks, 'compare', lambda network, sizes: {kind: cells})
+  with pytest.raises(ValueError, match=rf': simple_baseline, {kind}: {name} [\d.e-]+; mrh'):
+    networks.measure(rows.Rows(tmp_path, 'networks'))
+
+
 def test_errors_by_hand():
   a = [1.0, 2.0], 2.0, {'x': [3.0, 0.0]}, [[0.0, 0.0], [5.0, 5.0]]
   b = [1.0, 1.0], 4.0, {'x': [3.0, 4.0]}, [[0.0, 0.0], [5.0, 7.0]]
@@ -107,6 +121,11 @@ def test_errors_by_hand():
     'norm': pytest.approx(0.4),
     'moved keypoints': 0.5,
   }
+
+
+def test_errors_to_the_authors_by_hand():
+  heatmaps, authors = np.array([1.0, 2.5]), np.array([1.0, 2.0])
+  assert networks.errors_to_authors(heatmaps, authors) == {'authors': 0.5, 'authors/peak': 0.25}
 
 
 def test_crops(tmp_path):
