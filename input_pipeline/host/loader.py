@@ -331,14 +331,23 @@ def _end_with_parent(worker_index, worker_count):
   threading.Thread(target=wait, daemon=True).start()
 
 
+def shared_memory_bytes(count: int, canvas: int, num_workers: int) -> int:
+  """Most bytes of shared memory that worker processes need for batches of `count` people."""
+  return _shared_batches(num_workers) * batching.most_bytes(count, canvas)
+
+
+def _shared_batches(num_workers):
+  return _SHARED_BATCHES_OF_A_WORKER * num_workers + _SHARED_BATCHES
+
+
 def _check_shared_memory(count, canvas, num_workers) -> int:
   """Returns the bytes of shared memory that batches of `count` people need; raises ConfigError."""
-  num_batches = _SHARED_BATCHES_OF_A_WORKER * num_workers + _SHARED_BATCHES
-  needed = num_batches * batching.most_bytes(count, canvas)
+  needed = shared_memory_bytes(count, canvas, num_workers)
   if _SHARED_MEMORY.exists() and shutil.disk_usage(_SHARED_MEMORY).free < needed:
+    batches = f'{_shared_batches(num_workers)} batches of {count} people'
     raise errors.ConfigError(
-      f'data.num_workers={num_workers}: {_shared_memory_advice(needed)} ({num_batches} batches of '
-      f'{count} people on a canvas of {canvas} pixels)'
+      f'data.num_workers={num_workers}: {_shared_memory_advice(needed)} ({batches} on a canvas of '
+      f'{canvas} pixels)'
     )
   return needed
 

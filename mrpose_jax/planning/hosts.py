@@ -20,37 +20,44 @@ class Host:
     machine: its type at Google Cloud.
     devices: number of devices that are attached to it.
     vcpus: number of its vCPUs.
+    memory: its memory in bytes.
     link: bytes per second from the machine to each device.
   """
 
   machine: str
   devices: int
   vcpus: int
+  memory: float
   link: float
 
 
-# vCPUs: cloud.google.com/tpu/docs/v5e, v5p and v6e, and cloud.google.com/compute/docs/gpus. Link:
-# 15 GB/s for TPUs ("How to Scale Your Model", part 2, Google DeepMind 2025), PCIe 5.0 x16 for an
-# H100 SXM (NVIDIA's data sheet: 128 GB/s in both directions together).
+# vCPUs and memory: cloud.google.com/tpu/docs/v5e, v5p and v6e, cloud.google.com/compute/docs/gpus.
+# Link: 15 GB/s for TPUs ("How to Scale Your Model", part 2, Google DeepMind 2025), PCIe 5.0 x16 for
+# an H100 SXM (NVIDIA's data sheet: 128 GB/s in both directions together).
 HOSTS = {
-  'v5e': Host('ct5lp-hightpu-4t', 4, 112, 15e9),
-  'v5p': Host('ct5p-hightpu-4t', 4, 208, 15e9),
-  'v6e': Host('ct6e-standard-4t', 4, 180, 15e9),
-  'h100': Host('a3-highgpu-8g', 8, 208, 64e9),
+  'v5e': Host('ct5lp-hightpu-4t', 4, 112, 192 * 2**30, 15e9),
+  'v5p': Host('ct5p-hightpu-4t', 4, 208, 448 * 2**30, 15e9),
+  'v6e': Host('ct6e-standard-4t', 4, 180, 720 * 2**30, 15e9),
+  'h100': Host('a3-highgpu-8g', 8, 208, 1872 * 2**30, 64e9),
 }
 
 
-def describe(host: Host, num_devices: int, people_per_second: float) -> dict[str, str]:
+def describe(
+  host: Host, num_devices: int, people: int, people_per_second: float, canvas: int
+) -> dict[str, str]:
   """Returns {row label: cell} of the host that keeps the devices at their bound.
 
   Args:
-    host: from HOSTS. If it has more devices than the topology, as for h100:1, its vCPUs are shared
-      out evenly.
+    host: from HOSTS. If it has more devices than the topology, as for h100:1, its vCPUs and memory
+      are shared out evenly.
     num_devices: number of devices of the topology.
+    people: people of one device in a batch.
     people_per_second: bound of one device, from arithmetic, memory and interconnect.
+    canvas: side of the training patches in pixels.
   """
   devices = min(host.devices, num_devices)
   vcpus = host.vcpus * devices // host.devices
+  memory = host.memory * devices / host.devices
   rate = people_per_second * devices
   needed = math.ceil(rate / PEOPLE_PER_VCPU)
   sent = people_per_second * BYTES_PER_PERSON
@@ -64,9 +71,11 @@ def describe(host: Host, num_devices: int, people_per_second: float) -> dict[str
     bound = f'{slowest}: {limits[slowest]:.0f} people per second, all devices '
     bound += f'{limits[slowest] * num_devices:.0f}'
   workers = 0 if needed <= loader.MOST_THREADS else needed
+  shared = loader.shared_memory_bytes(people * devices, canvas, workers) if workers else 0
   return {
     f'host of {devices} ({host.machine}): vCPUs that decode': f'{needed} of {vcpus}',
-    'data.num_workers': str(workers),
+    'data.num_workers, divided by the processes of the machine': str(workers),
+    'shared memory of these workers, GiB': f'{shared / 2**30:.1f} of {memory / 2**30:.0f}',
     'host to each device, GB per second': f'{sent / 1e9:.2f} of {host.link / 1e9:.0f}',
     'bound by the host': bound,
   }

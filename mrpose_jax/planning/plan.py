@@ -110,7 +110,7 @@ def plan(config: ml_collections.ConfigDict, topology: str) -> str:
       canvases, _ = planner.measure('canvases', number)
       columns[name] |= describe_input(crops, canvases, program)
       rate = number / max(chips.bounds(program, chip, len(devices)).values())
-      columns[name] |= hosts.describe(chip.host, len(devices), rate)
+      columns[name] |= hosts.describe(chip.host, len(devices), number, rate, planner.canvas)
   return '\n'.join(
     [
       f'{config.model.network} on ResNet-{config.model.depth}, {config.model.dtype}, '

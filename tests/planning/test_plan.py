@@ -18,7 +18,7 @@ from mrpose_jax.planning import compiled
 from mrpose_jax.planning import hosts
 from mrpose_jax.planning import plan
 
-MACHINE = hosts.Host('large-4', devices=4, vcpus=20, link=1e9)
+MACHINE = hosts.Host('large-4', devices=4, vcpus=20, memory=100 * 2**30, link=1e9)
 
 
 class Tiny(nn.Module):
@@ -67,6 +67,7 @@ def test_the_table(config, here, monkeypatch):
   assert rows['crops and augmentation add to FLOP, bytes'][0].count('%') == 2
   assert rows['patches onto canvases add to bytes'][0].endswith(' %')
   assert rows['host of 4 (large-4): vCPUs that decode'][0].endswith(' of 20')
+  assert rows['shared memory of these workers, GiB'][0].endswith(' of 100')
   assert rows['bound by the host'][0].startswith(('decoding: ', 'transfer: '))
 
 
@@ -91,17 +92,24 @@ def test_bounds_by_hand():
   ('num_devices', 'rate', 'link', 'expected'),
   [
     # 4 devices at 1,500 people per second: 6,000 for one machine, a vCPU decodes 1,000 of them.
-    (8, 1500, 1e9, ['6 of 20', '0', '0.51 of 1', 'no']),
-    (8, 4000, 2e9, ['16 of 20', '16', '1.36 of 2', 'no']),  # more than 8 threads
-    (8, 6000, 3e9, ['24 of 20', '24', '2.04 of 3', 'decoding: 5000 {}, all devices 40000']),
-    (8, 4000, 1e9, ['16 of 20', '16', '1.36 of 1', 'transfer: 2941 {}, all devices 23529']),
-    (1, 4000, 2e9, ['4 of 5', '0', '1.36 of 2', 'no']),  # a quarter of the machine
+    # 4 n + 5 batches of n workers: 256 people with 17 blocks for every 16 of their canvases.
+    (8, 1500, 1e9, ['6 of 20', '0', '0.0 of 100', '0.51 of 1', 'no']),
+    (8, 4000, 2e9, ['16 of 20', '16', '13.7 of 100', '1.36 of 2', 'no']),  # more than 8 threads
+    (
+      *(8, 6000, 3e9),
+      ['24 of 20', '24', '20.1 of 100', '2.04 of 3', 'decoding: 5000 {}, all devices 40000'],
+    ),
+    (
+      *(8, 4000, 1e9),
+      ['16 of 20', '16', '13.7 of 100', '1.36 of 1', 'transfer: 2941 {}, all devices 23529'],
+    ),
+    (1, 4000, 2e9, ['4 of 5', '0', '0.0 of 25', '1.36 of 2', 'no']),  # a quarter of the machine
   ],
 )
 def test_the_host_by_hand(num_devices, rate, link, expected, monkeypatch):
   monkeypatch.setattr(hosts, 'PEOPLE_PER_VCPU', 1000)
   monkeypatch.setattr(hosts, 'BYTES_PER_PERSON', 340_000)
-  rows = hosts.describe(dataclasses.replace(MACHINE, link=link), num_devices, rate)
+  rows = hosts.describe(dataclasses.replace(MACHINE, link=link), num_devices, 64, rate, 512)
   assert list(rows.values()) == [cell.format('people per second') for cell in expected]
   assert next(iter(rows)) == f'host of {min(4, num_devices)} (large-4): vCPUs that decode'
 
