@@ -5,8 +5,8 @@
 train.png shows the first 32 crops (--num) of a training run with this configuration, exactly as its
 steps make them, with their keypoints; beside each crop is the sum of its target heatmaps. In a mix
 of data sets, the caption ends with the folder and name of the person's data set. validation.png
-shows the crops of an evaluation (of the mean of `eval.scales`), with the annotated keypoints where they exist. Left limbs are blue
-and right limbs are red, whether or not the crop is mirrored.
+shows the crops of an evaluation, of the mean of `eval.scales`, with the annotated keypoints where
+they exist. Left limbs are blue and right limbs are red, whether or not the crop is mirrored.
 
 mirrored.png shows each of the first training crops beside its mirrored twin, with the names of the
 keypoints. Where the flip pairs are right, a name is at the same part of the body in both: the left

@@ -135,7 +135,9 @@ def test_data_sets_that_do_not_fit_together(mice_dir, tmp_path):
       open_all(config)
 
   prepare.prepare('coco', source, tmp_path, **sets, aspect=1.0)
-  refused(f'coco in {tmp_path} was prepared for width / height = 1; .* --aspect=0.75 .* --overwrite')
+  refused(
+    f'coco in {tmp_path} was prepared for width / height = 1; .* --aspect=0.75 .* --overwrite'
+  )
   prepare.prepare('coco', source, tmp_path, **sets, scale=0.2, overwrite=True)
   refused('patches were cut for smaller crops .* --scale=0.4 --shift=0 --overwrite')
   prepare.prepare('coco', source, tmp_path, train='', validation='train', overwrite=True)

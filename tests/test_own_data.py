@@ -269,7 +269,7 @@ def test_all_images_in_one_folder(data_dir, tmp_path):
 def test_another_aspect(data_dir, tmp_path):
   config = config_of(data_dir)
   config.data.image_size = (64, 64)
-  with pytest.raises(errors.ConfigError, match='prepare it again, .* --aspect=1 .* --overwrite'):
+  with pytest.raises(errors.ConfigError, match=r'prepare it again, .* --aspect=1 .* --overwrite'):
     configuration.open_dataset(config)
   sets = {'train': 'train', 'validation': 'validation'}
   prepare.prepare('coco', data_dir / 'source', tmp_path, **sets, aspect=1.0)
@@ -284,7 +284,7 @@ def test_augmentation_matters_to_training_alone(data_dir):
   config = config_of(data_dir)
   config.augment.shift = 0.3
   dataset = configuration.open_dataset(config)
-  with pytest.raises(errors.ConfigError, match='cut for smaller crops .* --shift=0.3 --overwrite'):
+  with pytest.raises(errors.ConfigError, match=r'cut for smaller crops .* --shift=0.3 --overwrite'):
     configuration.open_mix(config, dataset)
 
 

@@ -107,7 +107,7 @@ def open_mix(
 
   Raises:
     ConfigError: data.mix or data.synonyms are malformed, or data were prepared for smaller crops
-      than augment.* asks for, or a member was prepared for other crops or has none of the keypoints.
+      than augment.* asks for, or a member was prepared for other crops or has no such keypoint.
     DataError: a member is not prepared, or has no split train.
   """
   mix = tuple(_open_member(config, dataset, entry) for entry in config.data.mix)
