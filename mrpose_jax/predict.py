@@ -177,12 +177,8 @@ def _parts(config, skeleton):
   def to_heatmaps(variables, crop_at):
     if len(scales) == 1:
       return predict_heatmaps(variables, crop_at(shown))
-    total = seen = 0.0  # `seen` counts the crops that show a pixel
-    for scale in scales:
-      heatmaps = predict_heatmaps(variables, crop_at(scale))
-      total += codec.rescale(heatmaps, scale / shown)
-      seen += codec.rescale(jnp.ones((1, *codec.heatmap_size, 1)), scale / shown)
-    return total / jnp.maximum(seen, 1e-6)
+    heatmaps = [codec.rescale(predict_heatmaps(variables, crop_at(s)), s / shown) for s in scales]
+    return sum(heatmaps) / len(scales)  # zero outside a crop: what all crops show has more weight
 
   def to_people(heatmaps, center, size):
     points, scores = codec.decode(heatmaps)

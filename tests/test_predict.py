@@ -218,18 +218,18 @@ class _Colours:
   """A network whose heatmaps are the red and green of every fourth pixel of its input."""
 
   def apply(self, variables, inputs, train):
-    return (inputs * augment.STD + augment.MEAN)[:, ::4, ::4, :2]
+    std, mean = (values.reshape(1, 1, 1, 3) for values in (augment.STD, augment.MEAN))
+    return (inputs * std + mean)[:, ::4, ::4, :2]
 
 
 @pytest.mark.parametrize('scales', [(1.0,), (0.5,), (0.75, 0.85, 0.95), (0.85, 1.0, 1.2)])
 def test_several_scales_find_the_same_points(monkeypatch, scales):
-  """The second point lies outside the crop of the smallest scale, which therefore has no say."""
   monkeypatch.setattr(predict, 'model_of', lambda config, num_keypoints: _Colours())
   config = defaults.get_config()
   config.data.update(image_size=(256, 256), codec='dark', sigma=1.0)
   config.eval.update(scales=scales, flip_test=False)
   skeleton = skeletons.Skeleton('two', ('a', 'b'), (), ())
-  points = np.array([[90.3, 108.7], [100 + 0.41 * 160 * min(max(scales), 0.97), 92.2]])
+  points = np.array([[90.3, 108.7], [100 + 0.35 * 160 * min(max(scales), 1.0), 92.2]])
   distance = np.stack(np.meshgrid(np.arange(200), np.arange(200)), -1)[..., None, :] - points
   image = 255 * np.exp(-np.square(distance).sum(-1) / (2 * 6.0**2))
   image = np.concatenate([image, 0 * image[..., :1]], -1).round().astype(np.uint8)
