@@ -93,9 +93,11 @@ def _metadata(predictor, codec) -> dict[str, str]:
     'keypoints': predictor.skeleton.keypoints,
     'skeleton': dataclasses.asdict(predictor.skeleton),
     'codec': {'name': type(codec).__name__} | dataclasses.asdict(codec),
-    'crops': predictor.crops
-    | {'padding': predictor.crops['padding'] * predict.mean_scale(predictor.config)}
-    | {'extent': codec.crop_extent},
+    'crops': {
+      'aspect': predictor.crops['aspect'],
+      'padding': predictor.crops['padding'] * predict.mean_scale(predictor.config),
+      'extent': codec.crop_extent,
+    },
     'input': 'uint8 [N, height, width, 3] RGB; normalisation is inside',
     'mean': (255 * augment.MEAN).tolist(),
     'std': (255 * augment.STD).tolist(),

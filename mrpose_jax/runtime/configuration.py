@@ -219,9 +219,9 @@ def _prepare_again(dataset, **changed) -> str:
   settings = [f'--{name}={crops[name]:.6g}' for name in ('aspect', 'canvas', 'scale', 'shift')]
   settings += ['--half_body'] * bool(crops['half_body'])
   return (
-    'prepare it again, with the --source, sets and categories of before: '
+    'prepare it again, with the --source, --data_dir, sets and categories of before: '
     f'python -m mrpose_jax.input_pipeline.prepare --dataset={dataset.folder.parent.name} '
-    f'--data_dir={dataset.folder.parents[1]} {" ".join(settings)} --overwrite'
+    f'{" ".join(settings)} --overwrite'
   )
 
 
