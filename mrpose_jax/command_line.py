@@ -17,6 +17,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import paths
 
@@ -55,8 +56,8 @@ def run(command: Callable[[list[str]], None]):
       _fail(error)
     except (Exception, KeyboardInterrupt) as error:
       _end_if_unwritable(error)
-      if paths.is_of_client(error):
-        _fail(paths.unreachable(paths.PREFIX, error))
+      if buckets.is_of_client(error):
+        _fail(buckets.unreachable(buckets.PREFIX, error))
       if not _joined():
         raise
       traceback.print_exc()

@@ -1,19 +1,15 @@
 """Paths of local folders and of Google Cloud Storage (gs://), and how files are written there.
 
-Nothing else in the project asks whether a path is local. A bucket differs from a disk in this: an
-object is written whole or not at all, nothing can be appended to it, and a folder is only a common
-beginning of names, so that it is renamed and removed object by object. Where a bucket cannot be
-used, every method of its paths raises BucketError.
+Nothing else in the project asks whether a path is local; `buckets` knows the ways of a bucket. It
+differs from a disk in this: an object is written whole or not at all, nothing can be appended to
+it, and a folder is only a common beginning of names, so that it is renamed and removed object by
+object. Where a bucket cannot be used, every method of its paths raises BucketError.
 """
 
 import concurrent.futures
 import contextlib
-import functools
 import hashlib
-import importlib.util
-import inspect
 import json
-import logging
 import os
 import pathlib
 import re
@@ -25,19 +21,17 @@ from typing import TypeVar
 
 from etils import epath
 
+from mrpose_jax import buckets
 from mrpose_jax import errors
 
 # A local path, or one in a bucket, which has the same methods.
 Path: TypeAlias = pathlib.Path | epath.Path
 _T = TypeVar('_T')
 
-PREFIX = 'gs://'
 # Orbax writes this file last into a checkpoint in a bucket; on a disk, it renames the folder last.
 COMMIT_FILE = 'commit_success.txt'
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _STREAMS = 8  # objects that are read or written at the same time
-# Packages whose exceptions `reaching` turns into a BucketError.
-_CLIENTS = ('aiohttp', 'gcsfs', 'google', 'requests', 'urllib3')
 
 
 def parse(text: str | os.PathLike) -> Path:
@@ -55,19 +49,19 @@ def parse(text: str | os.PathLike) -> Path:
     raise errors.ConfigError(
       f'{text}: {scheme}:// cannot be used here; give a local folder or gs://BUCKET/FOLDER'
     )
-  bucket = text.removeprefix(PREFIX).partition('/')[0] if in_bucket(text) else ''
+  bucket = text.removeprefix(buckets.PREFIX).partition('/')[0] if in_bucket(text) else ''
   special = sorted(set(text) & set('[]*?\\#'))
   if special:
     raise errors.ConfigError(f'{text}: cannot be used with {" ".join(special)} in its name')
   if not bucket:
     raise errors.ConfigError(f'{text}: write gs://BUCKET/FOLDER')
-  _reach(bucket)
-  return _BucketPath(text)
+  buckets.check_access(bucket)
+  return buckets.Path(text)
 
 
 def in_bucket(text: str | os.PathLike) -> bool:
   """Whether a user's text names a path in a bucket."""
-  return os.fspath(text).startswith(PREFIX)
+  return os.fspath(text).startswith(buckets.PREFIX)
 
 
 def parse_local(text: str | os.PathLike, flag: str = '', written: bool = False) -> pathlib.Path:
@@ -86,7 +80,7 @@ def parse_local(text: str | os.PathLike, flag: str = '', written: bool = False) 
   given = f'{flag}={name}' if flag else name
   if in_bucket(name):
     # A name such as pose.onnx is that of a file. `cp -r` would put a folder into one that exists.
-    is_file = re.search(r'/.*\.[A-Za-z]\w*$', name.removeprefix(PREFIX))
+    is_file = re.search(r'/.*\.[A-Za-z]\w*$', name.removeprefix(buckets.PREFIX))
     local, command = ('FILE', 'cp') if is_file else ('FOLDER', 'rsync -r')
     copy = f'write to a {local} and copy it' if written else f'copy it to a {local}'
     source_and_target = f'{local} {name}' if written else f'{name} {local}'
@@ -115,102 +109,6 @@ def cache_folder(name: str) -> pathlib.Path | None:
 def by_kind(path: Path, local: _T, bucket: _T) -> _T:
   """Returns the one of two values that suits the path."""
   return local if isinstance(path, pathlib.Path) else bucket
-
-
-def bucket_and_name(path: epath.Path) -> tuple[str, str]:
-  """The bucket of an object, and the object's name."""
-  bucket, _, name = str(path).removeprefix(PREFIX).partition('/')
-  return bucket, name
-
-
-@contextlib.contextmanager
-def reaching(path: Path):
-  """Turns the errors of reading or writing a bucket into a BucketError that names the path.
-
-  A missing object stays a FileNotFoundError, and the errors of a disk stay as they are.
-  """
-  try:
-    yield
-  except Exception as error:
-    # gcsfs raises plain OSErrors, without a number, where access is denied or times out.
-    denied = isinstance(error, OSError) and not error.errno and not isinstance(path, pathlib.Path)
-    if is_of_client(error) or (denied and not isinstance(error, FileNotFoundError)):
-      raise unreachable(path, error) from error
-    raise
-
-
-def is_of_client(error: Exception) -> bool:
-  """Whether an exception comes from a package that reaches buckets."""
-  return type(error).__module__.partition('.')[0] in _CLIENTS
-
-
-def unreachable(path: Path | str, error: Exception) -> errors.BucketError:
-  """The BucketError that names a path and why it cannot be reached."""
-  return errors.BucketError(
-    f'{path}: cannot be reached ({errors.brief(error)}); the same command goes on once it can'
-  )
-
-
-class _BucketPath(type(epath.Path(f'{PREFIX}bucket'))):
-  """A path in a bucket, whose methods raise BucketError where the bucket cannot be used.
-
-  The methods of epath raise the exceptions of several packages, and its `is_dir` says False, so
-  that a folder counts as missing while nobody can look. A missing object is a FileNotFoundError.
-  """
-
-  def is_dir(self):
-    try:
-      return self.stat().is_directory
-    except FileNotFoundError:
-      return False
-
-
-def _reached(method):
-  """The method of a path with the errors of `reaching`."""
-
-  @functools.wraps(method)
-  def reach(path, *arguments, **options):
-    with reaching(path):
-      result = method(path, *arguments, **options)
-      return iter([*result]) if inspect.isgenerator(result) else result
-
-  return reach
-
-
-for _name in (
-  *('copy', 'exists', 'glob', 'is_dir', 'iterdir', 'mkdir', 'open', 'read_bytes', 'read_text'),
-  *('rename', 'replace', 'rmtree', 'stat', 'unlink', 'write_bytes', 'write_text'),
-):
-  setattr(_BucketPath, _name, _reached(getattr(_BucketPath, _name)))
-
-
-@functools.cache
-def _file_system():
-  """The file system of all buckets; epath uses the same object."""
-  if importlib.util.find_spec('gcsfs') is None:
-    raise errors.ConfigError("gs:// needs a package: pip install 'mrpose_jax[gcs]'")
-  import fsspec
-
-  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # our errors say what failed, on one line
-  os.environ['EPATH_USE_TF'] = 'false'  # epath would use TensorFlow where it is installed
-  # A folder that was listed once would stay as it was then.
-  fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
-  return fsspec.filesystem('gcs', finalize_on_close=True)
-
-
-@functools.cache
-def _reach(bucket):
-  """Raises ConfigError unless the objects of a bucket can be listed."""
-  system = _file_system()
-  try:
-    system.ls(bucket)
-  except FileNotFoundError as error:
-    raise errors.ConfigError(f'{PREFIX}{bucket}: there is no such bucket') from error
-  except Exception as error:  # of the network, of credentials, and of several packages
-    raise errors.ConfigError(
-      f'{PREFIX}{bucket}: cannot be reached ({errors.brief(error)}); check its name and the '
-      'network, and log in with gcloud auth application-default login'
-    ) from error
 
 
 def write_text(path: Path, text: str):
@@ -242,60 +140,14 @@ def files_below(folder: Path) -> list[str]:
   folder = _as_path(folder)
   if isinstance(folder, pathlib.Path):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
-  with reaching(folder):
-    start = str(folder).removeprefix(PREFIX) + '/'
-    return sorted(name.removeprefix(start) for name in _file_system().find(start))
-
-
-def objects_below(folder: epath.Path) -> dict[str, tuple[str, int]]:
-  """Generation, and size in bytes, of each object below a folder of a bucket, by relative name.
-
-  Whenever an object is written, it gets another generation.
-  """
-  start = str(folder).removeprefix(PREFIX) + '/'
-  with reaching(folder):
-    found = _file_system().find(start, detail=True)
-  return {
-    name.removeprefix(start): (str(about['generation']), int(about['size']))
-    for name, about in found.items()
-  }
-
-
-def fetch(
-  source: epath.Path, generation: str, target: pathlib.Path, advance: Callable[[int], None]
-):
-  """Copies an object of a bucket to a local file, which is never seen half-written.
-
-  Args:
-    source: the object.
-    generation: its generation, from `objects_below`.
-    target: the file.
-    advance: called with the number of bytes that have arrived since the last call.
-
-  Raises:
-    OSError: the object has changed or cannot be read, or the file cannot be written.
-  """
-  from fsspec import callbacks
-
-  class Arrival(callbacks.Callback):
-    def relative_update(self, inc=1):
-      advance(inc)
-
-  partial = target.with_name(f'{target.name}.partial')
-  with reaching(source):
-    _file_system().get_file(
-      str(source), str(partial), callback=Arrival(), concurrency=1, generation=generation
-    )
-  with partial.open('rb') as file:
-    os.fsync(file.fileno())
-  partial.replace(target)
+  return sorted(buckets.objects_below(folder))
 
 
 def digests(folder: Path, names: list[str]) -> dict[str, str]:
   """SHA-256 of files, by their names relative to a folder."""
 
   def digest(name):
-    with reaching(folder / name), open_binary(folder / name) as file:
+    with buckets.reaching(folder / name), open_binary(folder / name) as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
 
   with concurrent.futures.ThreadPoolExecutor(_STREAMS) as pool:
@@ -322,13 +174,13 @@ def remove_tree(folder: Path, first: tuple[str, ...] = ()):
     first: names of files in it that are removed before all others, so that a removal that is
       interrupted leaves nothing that looks complete.
   """
-  with contextlib.suppress(OSError, errors.BucketError), reaching(folder):
+  with contextlib.suppress(OSError, errors.BucketError), buckets.reaching(folder):
     for name in (COMMIT_FILE, *first):
       (folder / name).unlink(missing_ok=True)
     if isinstance(folder, pathlib.Path):
       shutil.rmtree(folder)
     else:
-      _file_system().rm(str(folder), recursive=True)
+      buckets.file_system().rm(str(folder), recursive=True)
 
 
 def move_tree(folder: Path, target: Path):
@@ -338,8 +190,8 @@ def move_tree(folder: Path, target: Path):
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
   else:
-    with reaching(folder):  # copied whole first, so that an interruption loses nothing
-      _file_system().copy(str(folder), str(target), recursive=True)
+    with buckets.reaching(folder):  # copied whole first, so that an interruption loses nothing
+      buckets.file_system().copy(str(folder), str(target), recursive=True)
     remove_tree(folder)
 
 

@@ -33,12 +33,13 @@ COMMANDS = (
 )
 # Only these may import packages that reach buckets, and so tell a bucket from a disk.
 CLIENTS = {
-  'etils': ('mrpose_jax.paths', 'mrpose_jax.runtime.checkpoint'),
-  'fsspec': ('mrpose_jax.paths',),
+  'etils': ('mrpose_jax.buckets', 'mrpose_jax.paths', 'mrpose_jax.runtime.checkpoint'),
+  'fsspec': ('mrpose_jax.buckets',),
   'gcsfs': (),
   'google': ('mrpose_jax.runtime.run_locks',),
 }
 LEAVES = (
+  'mrpose_jax.buckets',
   'mrpose_jax.errors',
   'mrpose_jax.paths',
   'mrpose_jax.skeletons',

@@ -24,6 +24,7 @@ from etils import epath
 from flax import struct
 from jax import numpy as jnp
 
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import paths
 from mrpose_jax.runtime import digests
@@ -296,7 +297,7 @@ class Checkpoints:
     A run that has lost its lock, or cannot tell, leaves it to the next start.
     """
     try:
-      with paths.reaching(self.folder):
+      with buckets.reaching(self.folder):
         yield
     except (OSError, RuntimeError, ValueError, KeyError, errors.UserError) as error:
       self._saving = None
@@ -355,7 +356,7 @@ class Checkpoints:
     if parallel.is_main() and self.problem(step) is not None:
       raise errors.CheckpointError(f'{self.folder / str(step)}: {self.problem(step)}')
     try:
-      with paths.reaching(self.folder):
+      with buckets.reaching(self.folder):
         for item, target in (trees or {}).items():
           _check_shapes(self.folder / str(step) / item, target)
           items[item] = ocp.args.StandardRestore(target)

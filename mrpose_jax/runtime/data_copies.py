@@ -23,6 +23,7 @@ import shutil
 import threading
 import urllib.parse
 
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import paths
 from mrpose_jax.input_pipeline.host import prepared_data
@@ -58,14 +59,14 @@ def local_folder(name: str, data_dir):
   cache = paths.cache_folder('data')
   if cache is None:
     raise errors.ConfigError(f'{source}: set XDG_CACHE_HOME to a folder for the local copy')
-  root = cache / urllib.parse.quote(str(source).removeprefix(paths.PREFIX), safe='')
+  root = cache / urllib.parse.quote(str(source).removeprefix(buckets.PREFIX), safe='')
   try:
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / _LOCK, source):
       folder = _copy(source, root)
   except (OSError, errors.BucketError) as error:
     advice = 'give the command again, which fetches only what is missing'
-    if getattr(error, 'errno', None):  # of this machine; `paths.reaching` turns those of a bucket
+    if getattr(error, 'errno', None):  # of this machine; `buckets.reaching` turns those of a bucket
       advice = (
         'make room or give access there, or set XDG_CACHE_HOME to a folder on another disk, which '
         'has to allow hard links'
@@ -103,7 +104,7 @@ def _copy(source: paths.Path, root: pathlib.Path) -> pathlib.Path:
 
 def _list(source):
   """{VERSION/FILE: (generation, size in bytes)} of the newest version of a data set in a bucket."""
-  found = paths.objects_below(source)
+  found = buckets.objects_below(source)
   version = prepared_data.newest(name.partition('/')[0] for name in found)
   if f'{version}/metadata.json' not in found:
     raise errors.DataError(
@@ -142,7 +143,7 @@ def _fetch(source, missing):
 
     def fetch(name):
       generation, _, target = missing[name]
-      paths.fetch(source / name, generation, target, advance)
+      buckets.fetch(source / name, generation, target, advance)
 
     with concurrent.futures.ThreadPoolExecutor(_STREAMS) as pool:
       for _ in pool.map(fetch, missing):  # an error ends the others

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import paths
 
@@ -86,8 +87,8 @@ class _ObjectLock:
     self._token = uuid.uuid4().hex
     self._generation = None  # of this run's own object
     self._guard, self._lost, self._ended = threading.Lock(), False, threading.Event()
-    bucket, self._name = paths.bucket_and_name(workdir / NAME)
-    with paths.reaching(workdir / NAME):
+    bucket, self._name = buckets.bucket_and_name(workdir / NAME)
+    with buckets.reaching(workdir / NAME):
       self._bucket = storage.Client(project=None).bucket(bucket)
       self._acquire()
     self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -153,7 +154,7 @@ class _ObjectLock:
 
   def check(self):
     """Raises CheckpointError if another run has taken the lock."""
-    with self._guard, paths.reaching(self._workdir / NAME):
+    with self._guard, buckets.reaching(self._workdir / NAME):
       self._lost = self._lost or not self._is_own()
     if self._lost:
       raise errors.CheckpointError(

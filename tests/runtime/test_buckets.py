@@ -18,6 +18,7 @@ import pytest
 
 import mrpose_jax
 from benchmarks import kill_runs
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import paths
@@ -37,17 +38,17 @@ from mrpose_jax.weights import importing
 from mrpose_jax.weights import published
 from mrpose_jax.weights import publishing
 from tests import test_evaluate
-from tests.helpers import buckets
+from tests.helpers import emulated_buckets
 from tests.helpers import tiny_people
 from tests.runtime import test_checkpoint
 from tests.runtime import test_metric_writer
 
-pytestmark = buckets.needed
+pytestmark = emulated_buckets.needed
 
 
 @pytest.fixture
 def workdir():
-  return buckets.new() / 'run'
+  return emulated_buckets.new() / 'run'
 
 
 def objects(folder) -> dict[str, bytes]:
@@ -107,7 +108,7 @@ def test_every_part_of_a_save_is_no_checkpoint(workdir):
 def test_an_interrupted_removal_is_no_checkpoint(workdir, removed, monkeypatch):
   """Whether the connection ends before the first object, or after any later one."""
   test_checkpoint.save(workdir, {1: None, 2: None})
-  folder, system = workdir / 'checkpoints' / '2', paths._file_system()
+  folder, system = workdir / 'checkpoints' / '2', buckets.file_system()
   remove, gone = system.rm, []
 
   def interrupted(path, recursive=False):
@@ -175,7 +176,7 @@ def test_a_bucket_that_does_not_answer_is_not_empty(workdir, monkeypatch, kind):
     'listed': lambda: list(workdir.iterdir()),
     'written': lambda: (workdir / 'x').write_bytes(b'x'),
   }
-  with buckets.failing(monkeypatch, error):
+  with emulated_buckets.failing(monkeypatch, error):
     for name, call in calls.items():
       with pytest.raises(errors.BucketError, match=rf'^{workdir}\S*: cannot be reached') as raised:
         call()
@@ -371,7 +372,7 @@ def test_metrics_are_published_and_cut_back(workdir, monkeypatch):
     {'step': 2, 'eval/AP': 0.75},
   ]
   (events,) = workdir.glob(metric_writer.EVENTS)
-  assert buckets.read_events(events.read_bytes()) == [
+  assert emulated_buckets.read_events(events.read_bytes()) == [
     ('loss', 1, 0.5),
     ('loss', 2, 0.25),
     ('eval/AP', 2, 0.75),
@@ -437,7 +438,7 @@ def test_weights_and_biases(workdir, monkeypatch):
 
 def test_killed_in_a_bucket_it_ends_with_the_same_bits(capsys):
   """The short form of `python -m benchmarks.kill_runs --emulator --kills=20`."""
-  kill_runs.run(buckets.new(), 2, 8.0, 0, '--config.model.depth=18')
+  kill_runs.run(emulated_buckets.new(), 2, 8.0, 0, '--config.model.depth=18')
   assert 'equal those of an uninterrupted run, bit for bit' in capsys.readouterr().out
 
 
@@ -451,7 +452,7 @@ def test_every_mode_reads_a_run_in_a_bucket(workdir, tmp_path, capsys):
   lines = metric_writer.read(workdir / 'metrics.jsonl', math.inf)
   assert [line['step'] for line in lines if 'loss' in line] == list(range(1, lines[-1]['step'] + 1))
   (events,) = workdir.glob(metric_writer.EVENTS)
-  found = buckets.read_events(events.read_bytes())
+  found = emulated_buckets.read_events(events.read_bytes())
   assert len(found) == sum(len(line) - 1 for line in lines)
   np.testing.assert_allclose(
     [value for name, _, value in found if name == 'loss'],
@@ -532,7 +533,7 @@ class Forbidden(http.server.BaseHTTPRequestHandler):
 )
 def test_buckets_that_cannot_be_used(name, said):
   """One line and exit code 2: no such bucket, one of somebody else, and one to read only."""
-  buckets.new()
+  emulated_buckets.new()
   environment = kill_runs.environment()
   with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Forbidden) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()

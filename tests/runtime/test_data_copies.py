@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import emulator
 from benchmarks import kill_runs
+from mrpose_jax import buckets
 from mrpose_jax import errors
 from mrpose_jax import evaluate
 from mrpose_jax import paths
@@ -35,10 +36,10 @@ USAGE = types.SimpleNamespace(total=10**6, used=800_000, free=200_000)  # bytes
 # Copies a data set in a process of its own, with the functions below, and names what it fetched.
 CHILD = """
 import logging, os, signal, sys
-from mrpose_jax import paths
+from mrpose_jax import buckets
 from mrpose_jax.runtime import data_copies
 logging.basicConfig(level=logging.INFO, format='%(message)s', force=True)
-whole_fetch, names = paths.fetch, []
+whole_fetch, names = buckets.fetch, []
 
 def fetch(source, generation, target, advance):
   def die(count):
@@ -47,7 +48,7 @@ def fetch(source, generation, target, advance):
   names.append(source.name)
   whole_fetch(source, generation, target, die if len(names) == int(sys.argv[2]) else advance)
 
-paths.fetch, data_copies._STREAMS = fetch, 1
+buckets.fetch, data_copies._STREAMS = fetch, 1
 print(data_copies.local_folder('coco', sys.argv[1]))
 print(*sorted(names))
 """
@@ -69,13 +70,13 @@ def bucket(tmp_path, monkeypatch, request):
 @pytest.fixture
 def fetched(monkeypatch):
   """Names of the objects that this process fetched."""
-  names, fetch = [], paths.fetch
+  names, fetch = [], buckets.fetch
 
   def note(source, *arguments):
     names.append(source.name)
     fetch(source, *arguments)
 
-  monkeypatch.setattr(paths, 'fetch', note)
+  monkeypatch.setattr(buckets, 'fetch', note)
   return names
 
 
@@ -151,10 +152,10 @@ def test_what_changed_is_fetched_and_what_is_read_stays(bucket, fetched):
 
 
 def test_an_object_that_changes_while_it_is_copied(bucket, monkeypatch):
-  old = paths.objects_below(bucket / 'coco')
+  old = buckets.objects_below(bucket / 'coco')
   upload(tiny_people.data_dir(), bucket)
   with monkeypatch.context() as patch, pytest.raises(errors.DataError, match='cannot be copied'):
-    patch.setattr(paths, 'objects_below', lambda folder: old)
+    patch.setattr(buckets, 'objects_below', lambda folder: old)
     data_copies.local_folder('coco', str(bucket))
   assert contents(data_copies.local_folder('coco', str(bucket)))
 
@@ -211,7 +212,7 @@ def test_a_disk_that_cannot_hold_the_copy(bucket, tmp_path, monkeypatch):
     raise OSError(number, os.strerror(number))
 
   for number, owner, name in (
-    (errno.ENOSPC, paths.os, 'fsync'),  # others filled the disk meanwhile
+    (errno.ENOSPC, buckets.os, 'fsync'),  # others filled the disk meanwhile
     (errno.EROFS, pathlib.Path, 'mkdir'),
     (errno.EPERM, pathlib.Path, 'hardlink_to'),  # a file system without hard links
   ):

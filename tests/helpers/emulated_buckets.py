@@ -11,6 +11,7 @@ from tensorboardX import crc32c
 from tensorboardX.proto import event_pb2
 
 from benchmarks import emulator
+from mrpose_jax import buckets
 from mrpose_jax import paths
 
 needed = pytest.mark.skipif(
@@ -33,7 +34,7 @@ def failing(monkeypatch, error: Exception):
     raise error
 
   with monkeypatch.context() as patched:
-    patched.setattr(paths._file_system(), '_call', fail)
+    patched.setattr(buckets.file_system(), '_call', fail)
     yield
 
 
