@@ -24,7 +24,7 @@ def notebook(tmp_path_factory):
   notebook.cells.insert(index + 1, v4.new_code_cell(SMALL))
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', str(root))
-    patch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')  # compiles in half the time
+    patch.setenv('XLA_FLAGS', '')  # one device
     folder = tmp_path_factory.mktemp('notebook')
     nbclient.NotebookClient(
       notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(folder)}}

@@ -11,6 +11,8 @@ from mrpose_jax.cpu import pixels
 from mrpose_jax.cpu import pooling
 from mrpose_jax.models import layers
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 
 def plain_convolve(x, kernel, stride, padding):
   return lax.conv_general_dilated(

@@ -16,6 +16,8 @@ from mrpose_jax.models import decoders
 from mrpose_jax.models import folding
 from mrpose_jax.runtime import compilation
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 
 def model_and_variables(network='mrfeanet2', depth=18, width=4, **options):
   model = mrpose_jax.create_model(network, depth=depth, num_keypoints=3, width=width, **options)

@@ -9,6 +9,8 @@ from mrpose_jax.cpu import convolution
 from mrpose_jax.cpu import pixels
 from mrpose_jax.cpu import winograd
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 
 @pytest.mark.parametrize(
   ('kernel', 'want'), [([5, -2], [1, 4, 7, 10]), ([5, -2, 3], [10, 16, 22, 28])]

@@ -23,6 +23,8 @@ from mrpose_jax.runtime import compilation
 from tests.helpers import golden_weights
 from tests.helpers import shared_data
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 
 @pytest.mark.parametrize('network', decoders.DECODERS)
 def test_loss_gradients_and_statistics_of_one_step(network):

@@ -18,6 +18,8 @@ from mrpose_jax.runtime import compilation
 from tests.helpers import golden_weights
 from tests.helpers import shared_data
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 NETWORKS = tuple(decoders.DECODERS)
 
 # Number of parameters of each network on ResNet-50, -101 and -152 for K = 17 and 16, according to

@@ -8,6 +8,8 @@ from mrpose_jax.input_pipeline.device import geometry
 from mrpose_jax.input_pipeline.device import warp
 from tests.helpers import shared_data
 
+pytestmark = pytest.mark.usefixtures('optimized_programs')
+
 IDENTITY = [[1.0, 0, 0], [0, 1, 0]]
 
 affine = jax.jit(warp.affine, static_argnums=2)
