@@ -39,7 +39,6 @@ CLIENTS = {
   'google': ('mrpose_jax.runtime.run_locks',),
 }
 LEAVES = (
-  'mrpose_jax.buckets',
   'mrpose_jax.errors',
   'mrpose_jax.paths',
   'mrpose_jax.skeletons',

